@@ -1,0 +1,1045 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A simulated device for the device-exclusive selftests. Each open file is a
+ * device that mirrors the address space of the process that opened it: see
+ * test_device_exclusive_uapi.h for what it can be told to do.
+ *
+ * The mirror holds no page references. A page in it is valid for as long as
+ * devex.lock is held, because the notifier takes pages out under that lock
+ * before the kernel does anything to their mappings. Locks nest like this:
+ *
+ *	devex_process.locking > mmap_lock > folio lock > devex.lock
+ *	devex.pins_lock > mmap_lock
+ */
+#include <linux/atomic.h>
+#include <linux/fs.h>
+#include <linux/highmem.h>
+#include <linux/kprobes.h>
+#include <linux/kthread.h>
+#include <linux/list.h>
+#include <linux/miscdevice.h>
+#include <linux/mm.h>
+#include <linux/mmu_notifier.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/pagemap.h>
+#include <linux/rmap.h>
+#include <linux/rwsem.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+#include <linux/wait.h>
+#include <linux/xarray.h>
+
+#include "test_device_exclusive_uapi.h"
+
+/**
+ * struct devex_process - what the devices of one process have in common
+ * @node: in devex_processes
+ * @mm: the process; a device's notifier keeps it from being reused
+ * @devices: how many devices there are; under devex_processes_lock
+ * @locking: held for read to make a page exclusive, for write to begin keeping
+ *	folios locked
+ * @locked: number of folios that are kept locked
+ *
+ * While a process keeps folios locked, it must not make anything exclusive:
+ * make_device_exclusive() would wait for such a lock where it cannot be killed,
+ * and the one who is to unlock it might be waiting for the same process to die.
+ */
+struct devex_process {
+	struct list_head node;
+	struct mm_struct *mm;
+	unsigned int devices;
+	struct rw_semaphore locking;
+	atomic_long_t locked;
+};
+
+/**
+ * struct devex - one device
+ * @notifier: covers the whole address space
+ * @lock: protects @mirror and @counters; what the notifier waits for
+ * @mirror: the device's page table, page index to struct page
+ * @counters: what DEVEX_IOC_COUNTERS reports, but for the pins
+ * @process: whose device it is
+ * @locked: the folios that are kept locked, by PFN
+ * @pins_lock: protects @pins
+ * @pins: list of struct devex_pin
+ */
+struct devex {
+	struct mmu_interval_notifier notifier;
+	struct mutex lock;
+	struct xarray mirror;
+	struct devex_counters counters;
+	struct devex_process *process;
+	struct xarray locked;
+	struct mutex pins_lock;
+	struct list_head pins;
+};
+
+/**
+ * struct devex_pin - memory pinned by one DEVEX_IOC_PIN
+ * @node: in devex.pins
+ * @addr: where it begins in the process
+ * @npages: number of @pages
+ * @pages: what pin_user_pages_fast() returned
+ */
+struct devex_pin {
+	struct list_head node;
+	unsigned long addr;
+	unsigned long npages;
+	struct page *pages[] __counted_by(npages);
+};
+
+/**
+ * struct devex_engine - the part of the device that does the additions
+ * @dev: the device
+ * @addr: of the word
+ * @value: what to add
+ * @count: how often
+ * @done: additions made
+ * @state: see below
+ * @wait: for changes of @state
+ */
+struct devex_engine {
+	struct devex *dev;
+	unsigned long addr;
+	u64 value;
+	u64 count;
+	u64 done;
+	enum {
+		DEVEX_ENGINE_RUNS,
+		DEVEX_ENGINE_FAULTED,	/* the device does not hold the page */
+		DEVEX_ENGINE_RESUMES,	/* now it does: make one addition */
+		DEVEX_ENGINE_FINISHED,
+	} state;
+	wait_queue_head_t wait;
+};
+
+static LIST_HEAD(devex_processes);
+static DEFINE_MUTEX(devex_processes_lock);
+
+/* What mmap() shows: memory, but mapped by PFN */
+static struct page *devex_pfnmap_page;
+
+/* The page that DEVEX_IOC_POISON made unreadable, or 0, and by whom */
+static atomic_long_t devex_poison_pfn;
+static struct devex *devex_poison_owner;
+
+static struct mm_struct *devex_mm(const struct devex *dev)
+{
+	return dev->notifier.mm;
+}
+
+/*
+ * The notifier
+ */
+
+static unsigned int devex_event(const struct mmu_notifier_range *range)
+{
+	static_assert(DEVEX_EVENT_UNMAP == (int)MMU_NOTIFY_UNMAP);
+	static_assert(DEVEX_EVENT_EXCLUSIVE == (int)MMU_NOTIFY_EXCLUSIVE);
+
+	return min_t(unsigned int, range->event, DEVEX_EVENT_OTHER);
+}
+
+static bool devex_invalidate(struct mmu_interval_notifier *notifier,
+			     const struct mmu_notifier_range *range,
+			     unsigned long cur_seq)
+{
+	struct devex *dev = container_of(notifier, struct devex, notifier);
+	struct page *page;
+	unsigned long index;
+
+	if (mmu_notifier_range_blockable(range))
+		mutex_lock(&dev->lock);
+	else if (!mutex_trylock(&dev->lock))
+		return false;
+
+	if (range->event == MMU_NOTIFY_EXCLUSIVE && range->owner == dev) {
+		dev->counters.own_events++;
+	} else {
+		mmu_interval_set_seq(notifier, cur_seq);
+		dev->counters.events[devex_event(range)]++;
+		xa_for_each_range(&dev->mirror, index, page,
+				  range->start >> PAGE_SHIFT,
+				  (range->end - 1) >> PAGE_SHIFT) {
+			xa_erase(&dev->mirror, index);
+			dev->counters.invalidated++;
+			dev->counters.held--;
+		}
+	}
+	mutex_unlock(&dev->lock);
+	return true;
+}
+
+static const struct mmu_interval_notifier_ops devex_notifier_ops = {
+	.invalidate = devex_invalidate,
+};
+
+/*
+ * Making pages exclusive
+ */
+
+/*
+ * Program the device with @page. Called with the folio locked. Returns -EAGAIN
+ * if there has been an invalidation since @seq.
+ */
+static int devex_program(struct devex *dev, unsigned long addr,
+			 struct page *page, unsigned long seq)
+{
+	void *old;
+	int err = -EAGAIN;
+
+	mutex_lock(&dev->lock);
+	if (mmu_interval_read_retry(&dev->notifier, seq)) {
+		dev->counters.retries++;
+		goto out;
+	}
+	/*
+	 * There is a place reserved. Should another thread have used that up,
+	 * don't wait for memory: reclaim may be waiting for our lock.
+	 */
+	old = xa_store(&dev->mirror, addr >> PAGE_SHIFT, page,
+		       GFP_NOWAIT | __GFP_NOWARN);
+	err = xa_err(old);
+	if (err)
+		goto out;
+	dev->counters.conversions++;
+	if (!old)
+		dev->counters.held++;
+out:
+	mutex_unlock(&dev->lock);
+	return err;
+}
+
+/* One attempt; see devex_make_page() */
+static struct folio *devex_try_make_page(struct devex *dev, unsigned long addr)
+{
+	struct mm_struct *mm = devex_mm(dev);
+	struct folio *folio;
+	struct page *page;
+	unsigned long seq;
+	int err;
+
+	err = xa_reserve(&dev->mirror, addr >> PAGE_SHIFT, GFP_KERNEL);
+	if (err)
+		return ERR_PTR(err);
+
+	/* No folio lock may be held here: this can wait for fork(). */
+	seq = mmu_interval_read_begin(&dev->notifier);
+
+	err = mmap_read_lock_killable(mm);
+	if (err)
+		goto release;
+	page = make_device_exclusive(mm, addr, dev, &folio);
+	mmap_read_unlock(mm);
+	if (IS_ERR(page)) {
+		err = PTR_ERR(page);
+		goto release;
+	}
+
+	err = devex_program(dev, addr, page, seq);
+	if (!err)
+		return folio;
+	folio_unlock(folio);
+	folio_put(folio);
+release:
+	xa_release(&dev->mirror, addr >> PAGE_SHIFT);
+	return ERR_PTR(err);
+}
+
+/*
+ * Make the page at @addr exclusive and program the device. On success returns
+ * the folio, locked and with a reference: as long as it is locked no CPU fault
+ * takes the page back.
+ */
+static struct folio *devex_make_page(struct devex *dev, unsigned long addr)
+{
+	struct devex_process *process = dev->process;
+	struct folio *folio;
+
+	do {
+		if (fatal_signal_pending(current))
+			return ERR_PTR(-EINTR);
+		cond_resched();
+		if (down_read_killable(&process->locking))
+			return ERR_PTR(-EINTR);
+		if (atomic_long_read(&process->locked))
+			folio = ERR_PTR(-EBUSY);
+		else
+			folio = devex_try_make_page(dev, addr);
+		up_read(&process->locking);
+	} while (folio == ERR_PTR(-EAGAIN));
+
+	return folio;
+}
+
+static void devex_unlock_folio(struct folio *folio)
+{
+	folio_unlock(folio);
+	folio_put(folio);
+}
+
+/* Make pages exclusive until one fails; an errno only if that is the first. */
+static long devex_make_range(struct devex *dev, unsigned long addr,
+			     unsigned long npages)
+{
+	struct folio *folio;
+	unsigned long i;
+
+	for (i = 0; i < npages; i++) {
+		folio = devex_make_page(dev, addr + i * PAGE_SIZE);
+		if (IS_ERR(folio))
+			return i ? i : PTR_ERR(folio);
+		devex_unlock_folio(folio);
+	}
+	return npages;
+}
+
+/*
+ * Keeping folios locked
+ */
+
+static void devex_unlock_all(struct devex *dev)
+{
+	struct folio *folio;
+	unsigned long pfn;
+
+	xa_for_each(&dev->locked, pfn, folio) {
+		/* Another thread may be doing the same. */
+		if (!xa_erase(&dev->locked, pfn))
+			continue;
+		atomic_long_dec(&dev->process->locked);
+		devex_unlock_folio(folio);
+	}
+}
+
+static bool devex_holds(struct devex *dev, unsigned long index,
+			struct page *page)
+{
+	bool ret;
+
+	mutex_lock(&dev->lock);
+	ret = xa_load(&dev->mirror, index) == page;
+	mutex_unlock(&dev->lock);
+	return ret;
+}
+
+/*
+ * Lock the folio behind one page of the mirror, unless that is done already.
+ * Returns -EAGAIN if the device has lost the page, or the lock is contended.
+ */
+static int devex_lock_page(struct devex *dev, unsigned long index)
+{
+	struct folio *folio;
+	struct page *page;
+	int err;
+
+	mutex_lock(&dev->lock);
+	page = xa_load(&dev->mirror, index);
+	if (page) {
+		folio = page_folio(page);
+		folio_get(folio);
+	}
+	mutex_unlock(&dev->lock);
+	if (!page)
+		return -EAGAIN;
+
+	err = -EAGAIN;
+	if (xa_load(&dev->locked, folio_pfn(folio))) {
+		err = 0;
+		goto put;
+	}
+	if (!folio_trylock(folio))
+		goto put;
+	/* From here on only zap, mprotect and the like can take it away. */
+	if (!devex_holds(dev, index, page))
+		goto unlock;
+	err = xa_err(xa_store(&dev->locked, folio_pfn(folio), folio,
+			      GFP_KERNEL));
+	if (err)
+		goto unlock;
+	atomic_long_inc(&dev->process->locked);
+	return 0;
+
+unlock:
+	folio_unlock(folio);
+put:
+	folio_put(folio);
+	return err;
+}
+
+/* All the folios of the range or, if that does not work right now, none */
+static int devex_try_lock_range(struct devex *dev, unsigned long addr,
+				unsigned long npages)
+{
+	struct devex_process *process = dev->process;
+	unsigned long i;
+	int err = 0;
+
+	if (down_write_killable(&process->locking))
+		return -EINTR;
+	if (atomic_long_read(&process->locked))
+		err = -EBUSY;
+	for (i = 0; !err && i < npages; i++) {
+		err = devex_lock_page(dev, (addr >> PAGE_SHIFT) + i);
+		if (err)
+			devex_unlock_all(dev);
+	}
+	up_write(&process->locking);
+	return err;
+}
+
+/* As devex_make_range(), and the folios are locked in the end */
+static long devex_make_range_locked(struct devex *dev, unsigned long addr,
+				    unsigned long npages)
+{
+	long made;
+	int err;
+
+	do {
+		made = devex_make_range(dev, addr, npages);
+		if (made < 0)
+			return made;
+		err = devex_try_lock_range(dev, addr, made);
+	} while (err == -EAGAIN);
+
+	return err ? err : made;
+}
+
+/*
+ * Additions
+ */
+
+/*
+ * An addition that is not atomic: one that a CPU makes in between is lost.
+ * Returns false if the device does not hold the page.
+ */
+static bool devex_add_once(struct devex_engine *engine)
+{
+	struct devex *dev = engine->dev;
+	unsigned int i;
+	struct page *page;
+	u64 *word, value;
+
+	mutex_lock(&dev->lock);
+	page = xa_load(&dev->mirror, engine->addr >> PAGE_SHIFT);
+	if (page) {
+		word = kmap_local_page(page) + offset_in_page(engine->addr);
+		value = READ_ONCE(*word);
+		for (i = 0; i < 16; i++)
+			cpu_relax();
+		WRITE_ONCE(*word, value + engine->value);
+		kunmap_local(word);
+		/* No PTE knows that the page is dirty. */
+		set_page_dirty(page);
+	}
+	mutex_unlock(&dev->lock);
+	return page;
+}
+
+static void devex_engine_enter(struct devex_engine *engine, int state)
+{
+	WRITE_ONCE(engine->state, state);
+	wake_up_all(&engine->wait);
+}
+
+static int devex_engine_thread(void *arg)
+{
+	struct devex_engine *engine = arg;
+
+	while (!kthread_should_stop()) {
+		int state = READ_ONCE(engine->state);
+
+		if (state == DEVEX_ENGINE_FAULTED ||
+		    state == DEVEX_ENGINE_FINISHED)
+			wait_event_idle(engine->wait, kthread_should_stop() ||
+					READ_ONCE(engine->state) != state);
+		else if (!devex_add_once(engine))
+			devex_engine_enter(engine, DEVEX_ENGINE_FAULTED);
+		else if (++engine->done == engine->count)
+			devex_engine_enter(engine, DEVEX_ENGINE_FINISHED);
+		else if (state == DEVEX_ENGINE_RESUMES)
+			devex_engine_enter(engine, DEVEX_ENGINE_RUNS);
+		cond_resched();
+	}
+	return 0;
+}
+
+/*
+ * The engine has met a page that the device does not hold. Like a driver that
+ * programs its device under the folio lock, give the engine the time for one
+ * addition before a CPU can take the page back.
+ */
+static int devex_engine_fault(struct devex_engine *engine)
+{
+	struct folio *folio;
+	int err;
+
+	folio = devex_make_page(engine->dev, engine->addr);
+	if (IS_ERR(folio))
+		return PTR_ERR(folio);
+
+	devex_engine_enter(engine, DEVEX_ENGINE_RESUMES);
+	err = wait_event_killable(engine->wait, READ_ONCE(engine->state) !=
+				  DEVEX_ENGINE_RESUMES);
+	devex_unlock_folio(folio);
+	return err ? -EINTR : 0;
+}
+
+/* Serve the engine's faults until it has finished. */
+static int devex_engine_run(struct devex_engine *engine, u64 *faults)
+{
+	int err = 0;
+
+	while (!err) {
+		if (wait_event_killable(engine->wait, READ_ONCE(engine->state) !=
+					DEVEX_ENGINE_RUNS))
+			return -EINTR;
+		if (READ_ONCE(engine->state) == DEVEX_ENGINE_FINISHED)
+			return 0;
+		++*faults;
+		err = devex_engine_fault(engine);
+	}
+	return err;
+}
+
+static long devex_ioctl_add(struct devex *dev, void __user *arg)
+{
+	struct devex_engine engine = { .dev = dev };
+	struct task_struct *task;
+	struct devex_add add;
+	int err;
+
+	if (copy_from_user(&add, arg, sizeof(add)))
+		return -EFAULT;
+	if (add.reserved || !IS_ALIGNED(add.addr, sizeof(u64)) || !add.count)
+		return -EINVAL;
+	if (add.addr >= TASK_SIZE)
+		return -EFAULT;
+
+	engine.addr = add.addr;
+	engine.value = add.value;
+	engine.count = add.count;
+	init_waitqueue_head(&engine.wait);
+	task = kthread_run(devex_engine_thread, &engine, "devex/%d",
+			   task_pid_nr(current));
+	if (IS_ERR(task))
+		return PTR_ERR(task);
+
+	add.faults = 0;
+	err = devex_engine_run(&engine, &add.faults);
+	kthread_stop(task);
+	add.done = engine.done;
+
+	if (copy_to_user(arg, &add, sizeof(add)))
+		return -EFAULT;
+	return err;
+}
+
+/*
+ * Pins
+ */
+
+static struct devex_pin *devex_find_pin(struct devex *dev, unsigned long addr,
+					unsigned long size)
+{
+	struct devex_pin *pin;
+
+	lockdep_assert_held(&dev->pins_lock);
+
+	/* The one that overlaps */
+	list_for_each_entry(pin, &dev->pins, node)
+		if (addr < pin->addr + pin->npages * PAGE_SIZE &&
+		    pin->addr < addr + size)
+			return pin;
+	return NULL;
+}
+
+static long devex_pin(struct devex *dev, unsigned long addr,
+		      unsigned long npages)
+{
+	struct devex_pin *pin;
+	long pinned;
+
+	lockdep_assert_held(&dev->pins_lock);
+
+	if (npages > INT_MAX)
+		return -ENOMEM;
+	if (devex_find_pin(dev, addr, npages * PAGE_SIZE))
+		return -EEXIST;
+	pin = kvmalloc(struct_size(pin, pages, npages),
+		       GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
+	if (!pin)
+		return -ENOMEM;
+	pin->addr = addr;
+	pin->npages = npages;
+
+	pinned = pin_user_pages_fast(addr, npages, FOLL_WRITE | FOLL_LONGTERM,
+				     pin->pages);
+	if (pinned != npages) {
+		if (pinned > 0)
+			unpin_user_pages(pin->pages, pinned);
+		kvfree(pin);
+		return pinned < 0 ? pinned : -EFAULT;
+	}
+	list_add(&pin->node, &dev->pins);
+	return npages;
+}
+
+static void devex_unpin(struct devex_pin *pin)
+{
+	/* What DEVEX_IOC_DMA wrote is marked dirty. */
+	unpin_user_pages(pin->pages, pin->npages);
+	list_del(&pin->node);
+	kvfree(pin);
+}
+
+/* The pin that was made for exactly this range */
+static struct devex_pin *devex_exact_pin(struct devex *dev, unsigned long addr,
+					 unsigned long npages)
+{
+	struct devex_pin *pin = devex_find_pin(dev, addr, npages * PAGE_SIZE);
+
+	if (!pin || pin->addr != addr || pin->npages != npages)
+		return NULL;
+	return pin;
+}
+
+static int devex_dma_page(struct page *page, unsigned int offset,
+			  void __user *buf, unsigned int len, bool read)
+{
+	char *bounce = (char *)__get_free_page(GFP_KERNEL);
+	int err = 0;
+
+	if (!bounce)
+		return -ENOMEM;
+	if (read) {
+		memcpy_from_page(bounce, page, offset, len);
+		if (copy_to_user(buf, bounce, len))
+			err = -EFAULT;
+	} else if (copy_from_user(bounce, buf, len)) {
+		err = -EFAULT;
+	} else {
+		memcpy_to_page(page, offset, bounce, len);
+		set_page_dirty(page);
+	}
+	free_page((unsigned long)bounce);
+	return err;
+}
+
+static int devex_dma(struct devex_pin *pin, const struct devex_dma *dma)
+{
+	unsigned long pos = dma->addr - pin->addr;
+	unsigned long done = 0;
+	unsigned int len;
+	int err = 0;
+
+	for (; !err && done < dma->size; done += len, pos += len) {
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		len = min_t(unsigned long, dma->size - done,
+			    PAGE_SIZE - offset_in_page(pos));
+		err = devex_dma_page(pin->pages[pos >> PAGE_SHIFT],
+				     offset_in_page(pos),
+				     u64_to_user_ptr(dma->buf) + done, len,
+				     dma->flags & DEVEX_DMA_READ);
+		cond_resched();
+	}
+	return err;
+}
+
+static long devex_ioctl_dma(struct devex *dev, void __user *arg)
+{
+	struct devex_pin *pin;
+	struct devex_dma dma;
+	u64 end;
+	long err;
+
+	if (copy_from_user(&dma, arg, sizeof(dma)))
+		return -EFAULT;
+	if (dma.reserved || (dma.flags & ~DEVEX_DMA_READ) || !dma.size ||
+	    check_add_overflow(dma.addr, dma.size, &end))
+		return -EINVAL;
+
+	if (mutex_lock_killable(&dev->pins_lock))
+		return -EINTR;
+	pin = devex_find_pin(dev, dma.addr, dma.size);
+	if (!pin || dma.addr < pin->addr ||
+	    end > pin->addr + pin->npages * PAGE_SIZE)
+		err = -ENOENT;
+	else
+		err = devex_dma(pin, &dma);
+	mutex_unlock(&dev->pins_lock);
+	return err;
+}
+
+/*
+ * Memory errors: fork() copies pinned pages with copy_mc_to_kernel(), which
+ * fails when the source cannot be read. Make it fail without such a page.
+ */
+
+#if defined(CONFIG_ARCH_HAS_COPY_MC) && defined(CONFIG_KRETPROBES)
+static int devex_copy_mc_entry(struct kretprobe_instance *ri,
+			       struct pt_regs *regs)
+{
+	const void *src = (void *)regs_get_kernel_argument(regs, 1);
+	unsigned long pfn = atomic_long_read(&devex_poison_pfn);
+
+	/* Not zero: no need to see it return */
+	return !pfn || !virt_addr_valid(src) ||
+	       page_to_pfn(virt_to_page(src)) != pfn;
+}
+
+static int devex_copy_mc_return(struct kretprobe_instance *ri,
+				struct pt_regs *regs)
+{
+	/* "number of bytes not copied" */
+	regs_set_return_value(regs, PAGE_SIZE);
+	return 0;
+}
+
+static struct kretprobe devex_copy_mc_probe = {
+	.kp.symbol_name	= "copy_mc_to_kernel",
+	.entry_handler	= devex_copy_mc_entry,
+	.handler	= devex_copy_mc_return,
+};
+
+static int devex_poison_init(void)
+{
+	return register_kretprobe(&devex_copy_mc_probe);
+}
+
+static void devex_poison_exit(void)
+{
+	unregister_kretprobe(&devex_copy_mc_probe);
+}
+
+#define DEVEX_CAN_POISON	true
+#else
+static int devex_poison_init(void) { return 0; }
+static void devex_poison_exit(void) { }
+
+#define DEVEX_CAN_POISON	false
+#endif
+
+static long devex_poison(struct devex *dev, struct devex_pin *pin)
+{
+	if (!DEVEX_CAN_POISON)
+		return -EOPNOTSUPP;
+	if (!pin)
+		return -ENOENT;
+	if (pin->npages != 1)
+		return -EINVAL;
+	/* One for all devices is enough. */
+	if (cmpxchg(&devex_poison_owner, NULL, dev))
+		return -EBUSY;
+	atomic_long_set(&devex_poison_pfn, page_to_pfn(pin->pages[0]));
+	return 1;
+}
+
+static void devex_unpoison(struct devex *dev)
+{
+	if (READ_ONCE(devex_poison_owner) != dev)
+		return;
+	atomic_long_set(&devex_poison_pfn, 0);
+	WRITE_ONCE(devex_poison_owner, NULL);
+}
+
+/*
+ * The file
+ */
+
+static int devex_check_range(u64 addr, u64 size)
+{
+	u64 end;
+
+	if (!PAGE_ALIGNED(addr) || !PAGE_ALIGNED(size) || !size ||
+	    check_add_overflow(addr, size, &end))
+		return -EINVAL;
+	return end > TASK_SIZE ? -EFAULT : 0;
+}
+
+static long devex_range_command(struct devex *dev, unsigned int cmd,
+				unsigned long addr, unsigned long npages,
+				bool locked)
+{
+	struct devex_pin *pin;
+	long ret;
+
+	if (cmd == DEVEX_IOC_MAKE)
+		return locked ? devex_make_range_locked(dev, addr, npages) :
+				devex_make_range(dev, addr, npages);
+
+	if (mutex_lock_killable(&dev->pins_lock))
+		return -EINTR;
+	pin = devex_exact_pin(dev, addr, npages);
+	if (cmd == DEVEX_IOC_PIN) {
+		ret = devex_pin(dev, addr, npages);
+	} else if (cmd == DEVEX_IOC_POISON) {
+		ret = devex_poison(dev, pin);
+	} else if (pin) {
+		devex_unpin(pin);
+		ret = npages;
+	} else {
+		ret = -ENOENT;
+	}
+	mutex_unlock(&dev->pins_lock);
+	return ret;
+}
+
+static long devex_ioctl_range(struct devex *dev, unsigned int cmd,
+			      void __user *arg)
+{
+	u32 known_flags = cmd == DEVEX_IOC_MAKE ? DEVEX_RANGE_LOCKED : 0;
+	struct devex_range range;
+	long ret;
+
+	if (copy_from_user(&range, arg, sizeof(range)))
+		return -EFAULT;
+	if (range.reserved || (range.flags & ~known_flags))
+		return -EINVAL;
+	ret = devex_check_range(range.addr, range.size);
+	if (ret)
+		return ret;
+
+	ret = devex_range_command(dev, cmd, range.addr,
+				  range.size >> PAGE_SHIFT,
+				  range.flags & DEVEX_RANGE_LOCKED);
+	if (ret < 0)
+		return ret;
+	range.npages = ret;
+	return copy_to_user(arg, &range, sizeof(range)) ? -EFAULT : 0;
+}
+
+static long devex_ioctl_query(struct devex *dev, void __user *arg)
+{
+	struct devex_query query;
+	u8 __user *held;
+	unsigned long i;
+	long err;
+
+	if (copy_from_user(&query, arg, sizeof(query)))
+		return -EFAULT;
+	if (query.reserved)
+		return -EINVAL;
+	err = devex_check_range(query.addr, query.size);
+	if (err)
+		return err;
+
+	held = u64_to_user_ptr(query.held);
+	for (i = 0; i < query.size >> PAGE_SHIFT; i++) {
+		struct page *page;
+
+		page = xa_load(&dev->mirror, (query.addr >> PAGE_SHIFT) + i);
+		if (put_user(page ? 1 : 0, held + i))
+			return -EFAULT;
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		cond_resched();
+	}
+	return 0;
+}
+
+static long devex_ioctl_counters(struct devex *dev, void __user *arg)
+{
+	struct devex_counters counters;
+	struct devex_pin *pin;
+	struct folio *folio;
+	unsigned long pfn;
+
+	if (copy_from_user(&counters, arg, sizeof(counters)))
+		return -EFAULT;
+	if (counters.reserved)
+		return -EINVAL;
+
+	mutex_lock(&dev->lock);
+	counters = dev->counters;
+	mutex_unlock(&dev->lock);
+
+	if (mutex_lock_killable(&dev->pins_lock))
+		return -EINTR;
+	list_for_each_entry(pin, &dev->pins, node)
+		counters.pinned += pin->npages;
+	mutex_unlock(&dev->pins_lock);
+
+	xa_for_each(&dev->locked, pfn, folio)
+		counters.locked++;
+
+	return copy_to_user(arg, &counters, sizeof(counters)) ? -EFAULT : 0;
+}
+
+static long devex_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
+{
+	struct devex *dev = file->private_data;
+	void __user *argp = (void __user *)arg;
+
+	/* These do not need the process's page tables. */
+	if (cmd == DEVEX_IOC_COUNTERS)
+		return devex_ioctl_counters(dev, argp);
+	if (cmd == DEVEX_IOC_DMA)
+		return devex_ioctl_dma(dev, argp);
+
+	if (current->mm != devex_mm(dev))
+		return -EACCES;
+
+	switch (cmd) {
+	case DEVEX_IOC_MAKE:
+	case DEVEX_IOC_PIN:
+	case DEVEX_IOC_UNPIN:
+	case DEVEX_IOC_POISON:
+		return devex_ioctl_range(dev, cmd, argp);
+	case DEVEX_IOC_UNLOCK:
+		devex_unlock_all(dev);
+		return 0;
+	case DEVEX_IOC_ADD:
+		return devex_ioctl_add(dev, argp);
+	case DEVEX_IOC_QUERY:
+		return devex_ioctl_query(dev, argp);
+	}
+	return -ENOTTY;
+}
+
+static int devex_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	if (vma->vm_pgoff || vma->vm_end - vma->vm_start > PAGE_SIZE)
+		return -EINVAL;
+	return remap_pfn_range(vma, vma->vm_start,
+			       page_to_pfn(devex_pfnmap_page), PAGE_SIZE,
+			       vma->vm_page_prot);
+}
+
+static struct devex_process *devex_get_process(struct mm_struct *mm)
+{
+	struct devex_process *process;
+
+	mutex_lock(&devex_processes_lock);
+	list_for_each_entry(process, &devex_processes, node)
+		if (process->mm == mm)
+			goto found;
+	process = kzalloc_obj(*process, GFP_KERNEL_ACCOUNT);
+	if (!process)
+		goto out;
+	process->mm = mm;
+	init_rwsem(&process->locking);
+	list_add(&process->node, &devex_processes);
+found:
+	process->devices++;
+out:
+	mutex_unlock(&devex_processes_lock);
+	return process;
+}
+
+static void devex_put_process(struct devex_process *process)
+{
+	mutex_lock(&devex_processes_lock);
+	if (!--process->devices) {
+		list_del(&process->node);
+		kfree(process);
+	}
+	mutex_unlock(&devex_processes_lock);
+}
+
+static int devex_open(struct inode *inode, struct file *file)
+{
+	struct devex *dev = kzalloc_obj(*dev, GFP_KERNEL_ACCOUNT);
+	int err = -ENOMEM;
+
+	if (!dev)
+		return err;
+	mutex_init(&dev->lock);
+	xa_init(&dev->mirror);
+	xa_init(&dev->locked);
+	mutex_init(&dev->pins_lock);
+	INIT_LIST_HEAD(&dev->pins);
+
+	dev->process = devex_get_process(current->mm);
+	if (!dev->process)
+		goto free_dev;
+	err = mmu_interval_notifier_insert(&dev->notifier, current->mm, 0,
+					   ULONG_MAX & PAGE_MASK,
+					   &devex_notifier_ops);
+	if (err)
+		goto put_process;
+	file->private_data = dev;
+	return 0;
+
+put_process:
+	devex_put_process(dev->process);
+free_dev:
+	kfree(dev);
+	return err;
+}
+
+static int devex_release(struct inode *inode, struct file *file)
+{
+	struct devex *dev = file->private_data;
+	struct devex_pin *pin, *next;
+
+	/*
+	 * The locks first: mmu_interval_notifier_remove() may have to wait for
+	 * somebody who wants them.
+	 */
+	devex_unlock_all(dev);
+	/* Before the last reference to the mm goes with the notifier */
+	devex_put_process(dev->process);
+	mmu_interval_notifier_remove(&dev->notifier);
+	devex_unpoison(dev);
+	list_for_each_entry_safe(pin, next, &dev->pins, node)
+		devex_unpin(pin);
+	xa_destroy(&dev->mirror);
+	xa_destroy(&dev->locked);
+	kfree(dev);
+	return 0;
+}
+
+static const struct file_operations devex_fops = {
+	.owner		= THIS_MODULE,
+	.open		= devex_open,
+	.release	= devex_release,
+	.unlocked_ioctl	= devex_ioctl,
+	.compat_ioctl	= compat_ptr_ioctl,
+	.mmap		= devex_mmap,
+};
+
+static struct miscdevice devex_misc = {
+	.minor	= MISC_DYNAMIC_MINOR,
+	.name	= "test_device_exclusive",
+	.fops	= &devex_fops,
+	.mode	= 0600,
+};
+
+static int __init devex_init(void)
+{
+	int err = -ENOMEM;
+
+	devex_pfnmap_page = alloc_page(GFP_KERNEL | __GFP_ZERO);
+	if (!devex_pfnmap_page)
+		return err;
+	err = devex_poison_init();
+	if (err)
+		goto free_page;
+	err = misc_register(&devex_misc);
+	if (err)
+		goto unregister_probe;
+	return 0;
+
+unregister_probe:
+	devex_poison_exit();
+free_page:
+	__free_page(devex_pfnmap_page);
+	return err;
+}
+
+static void __exit devex_exit(void)
+{
+	misc_deregister(&devex_misc);
+	devex_poison_exit();
+	__free_page(devex_pfnmap_page);
+}
+
+module_init(devex_init);
+module_exit(devex_exit);
+
+MODULE_DESCRIPTION("Simulated device for the device-exclusive selftests");
+MODULE_LICENSE("GPL");

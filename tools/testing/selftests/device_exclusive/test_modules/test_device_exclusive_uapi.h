@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+/*
+ * The simulated device of the device-exclusive selftests.
+ *
+ * An open file of /dev/test_device_exclusive is one device. It mirrors the
+ * address space of the process that opened it; another process (a child that
+ * inherited the file, for example) gets -EACCES, except from
+ * DEVEX_IOC_COUNTERS and DEVEX_IOC_DMA. Closing the file, or the death of the
+ * process, takes everything back.
+ *
+ * mmap() of the file gives zeroed memory without struct pages of its own
+ * (VM_PFNMAP), which can never be made exclusive.
+ *
+ * All addresses and sizes are in bytes. Reserved fields must be zero, and so
+ * must flag bits without a name: -EINVAL.
+ */
+#ifndef _TEST_DEVICE_EXCLUSIVE_UAPI_H
+#define _TEST_DEVICE_EXCLUSIVE_UAPI_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+#define DEVEX_DEVICE		"/dev/test_device_exclusive"
+
+/**
+ * struct devex_range - a range of the process's address space
+ * @addr: (in) first byte, page aligned
+ * @size: (in) a multiple of the page size, not zero
+ * @flags: (in) DEVEX_RANGE_*, where the command takes any
+ * @reserved: (in) zero
+ * @npages: (out) number of pages, counted from @addr, that the command served
+ */
+struct devex_range {
+	__u64 addr;
+	__u64 size;
+	__u32 flags;
+	__u32 reserved;
+	__u64 npages;
+};
+
+/* DEVEX_IOC_MAKE: keep the folios locked until DEVEX_IOC_UNLOCK */
+#define DEVEX_RANGE_LOCKED	(1U << 0)
+
+/**
+ * struct devex_add - additions by the device
+ * @addr: (in) a naturally aligned 64-bit word
+ * @value: (in) what to add; the sum wraps
+ * @count: (in) how many times
+ * @done: (out) additions that were made, also after an error
+ * @faults: (out) how often the device had to make the page exclusive for it
+ * @reserved: (in) zero
+ */
+struct devex_add {
+	__u64 addr;
+	__u64 value;
+	__u64 count;
+	__u64 done;
+	__u64 faults;
+	__u64 reserved;
+};
+
+/**
+ * struct devex_dma - a transfer to or from pinned memory
+ * @addr: (in) where the pinned memory begins in the process that pinned it
+ * @size: (in) bytes, not zero; may begin and end inside a page
+ * @buf: (in) user memory of the caller, @size bytes
+ * @flags: (in) DEVEX_DMA_*
+ * @reserved: (in) zero
+ */
+struct devex_dma {
+	__u64 addr;
+	__u64 size;
+	__u64 buf;
+	__u32 flags;
+	__u32 reserved;
+};
+
+/* DEVEX_IOC_DMA: from the pinned pages to @buf, rather than the reverse */
+#define DEVEX_DMA_READ		(1U << 0)
+
+/**
+ * struct devex_query - which pages the device holds
+ * @addr: (in) first byte, page aligned
+ * @size: (in) a multiple of the page size, not zero
+ * @held: (in) user memory, one byte a page: 1 where the device holds it, or 0
+ * @reserved: (in) zero
+ */
+struct devex_query {
+	__u64 addr;
+	__u64 size;
+	__u64 held;
+	__u64 reserved;
+};
+
+/* Index into devex_counters.events: the kinds of enum mmu_notifier_event */
+enum {
+	DEVEX_EVENT_UNMAP,
+	DEVEX_EVENT_CLEAR,
+	DEVEX_EVENT_PROTECTION_VMA,
+	DEVEX_EVENT_PROTECTION_PAGE,
+	DEVEX_EVENT_SOFT_DIRTY,
+	DEVEX_EVENT_RELEASE,
+	DEVEX_EVENT_MIGRATE,
+	DEVEX_EVENT_EXCLUSIVE,
+	DEVEX_EVENT_OTHER,
+	DEVEX_NR_EVENTS,
+};
+
+/**
+ * struct devex_counters - what has happened to this device since it was opened
+ * @events: (out) notifier events of the process by kind, those that the device
+ *	caused itself by making pages exclusive left out
+ * @own_events: (out) the ones left out
+ * @conversions: (out) pages made exclusive and programmed
+ * @retries: (out) attempts given up because of a concurrent notifier event
+ * @invalidated: (out) pages that notifier events have taken from the device
+ * @held: (out) pages that the device holds now
+ * @locked: (out) folios that it keeps locked now
+ * @pinned: (out) pages that it has pinned now
+ * @reserved: (in) zero
+ */
+struct devex_counters {
+	__u64 events[DEVEX_NR_EVENTS];
+	__u64 own_events;
+	__u64 conversions;
+	__u64 retries;
+	__u64 invalidated;
+	__u64 held;
+	__u64 locked;
+	__u64 pinned;
+	__u64 reserved;
+};
+
+/*
+ * DEVEX_IOC_MAKE: make a range exclusive and program the device. Like
+ * get_user_pages(): @npages counted from @addr, an errno only where it is
+ * none. -EBUSY while a device of this process keeps folios locked. With
+ * DEVEX_RANGE_LOCKED every folio of these pages is locked once, and stays so.
+ */
+#define DEVEX_IOC_MAKE		_IOWR('x', 0x00, struct devex_range)
+
+/* DEVEX_IOC_UNLOCK: unlock all folios that are kept locked; no argument */
+#define DEVEX_IOC_UNLOCK	_IO('x', 0x01)
+
+/*
+ * DEVEX_IOC_ADD: a kernel thread does *@addr += @value, not atomically, @count
+ * times, each time only while the device holds the page. A page that it does
+ * not hold is made exclusive first. -EBUSY if that is needed while a device of
+ * this process keeps folios locked; -EINTR on a fatal signal.
+ */
+#define DEVEX_IOC_ADD		_IOWR('x', 0x02, struct devex_add)
+
+/*
+ * DEVEX_IOC_PIN: pin a range for DMA (FOLL_LONGTERM, FOLL_WRITE), all or
+ * nothing. -EEXIST if some of it is pinned by this device already.
+ */
+#define DEVEX_IOC_PIN		_IOWR('x', 0x03, struct devex_range)
+
+/* DEVEX_IOC_UNPIN: the reverse, for a range given to DEVEX_IOC_PIN; -ENOENT */
+#define DEVEX_IOC_UNPIN		_IOWR('x', 0x04, struct devex_range)
+
+/* DEVEX_IOC_DMA: write to (or read from) pinned pages; -ENOENT if not pinned */
+#define DEVEX_IOC_DMA		_IOW('x', 0x05, struct devex_dma)
+
+/* DEVEX_IOC_QUERY: which pages of a range does the device hold? */
+#define DEVEX_IOC_QUERY		_IOW('x', 0x06, struct devex_query)
+
+/*
+ * DEVEX_IOC_POISON: one page, pinned by this device, can not be read without a
+ * machine check from now on, until the device is closed. What is simulated is
+ * the failure of copy_mc_to_kernel(); -EOPNOTSUPP where the kernel has none.
+ */
+#define DEVEX_IOC_POISON	_IOWR('x', 0x08, struct devex_range)
+
+/* DEVEX_IOC_COUNTERS: see struct devex_counters */
+#define DEVEX_IOC_COUNTERS	_IOWR('x', 0x07, struct devex_counters)
+
+#endif /* _TEST_DEVICE_EXCLUSIVE_UAPI_H */
