@@ -67,12 +67,12 @@ struct devex_process {
  */
 struct devex {
 	struct mmu_interval_notifier notifier;
-	struct mutex lock;
+	struct mutex lock;	/* mirror and counters */
 	struct xarray mirror;
 	struct devex_counters counters;
 	struct devex_process *process;
 	struct xarray locked;
-	struct mutex pins_lock;
+	struct mutex pins_lock;	/* pins */
 	struct list_head pins;
 };
 
@@ -249,6 +249,24 @@ release:
 }
 
 /*
+ * Make a page an ordinary one. make_device_exclusive() would do that to one that
+ * is exclusive already, but its notifier section, coming after our
+ * mmu_interval_read_begin(), would make us start over, for ever.
+ */
+static int devex_fault_in(unsigned long addr)
+{
+	struct page *page;
+	long ret;
+
+	ret = get_user_pages_unlocked(addr, 1, &page, FOLL_WRITE);
+	if (ret < 0)
+		return ret;
+	if (ret)
+		put_page(page);
+	return 0;
+}
+
+/*
  * Make the page at @addr exclusive and program the device. On success returns
  * the folio, locked and with a reference: as long as it is locked no CPU fault
  * takes the page back.
@@ -257,6 +275,7 @@ static struct folio *devex_make_page(struct devex *dev, unsigned long addr)
 {
 	struct devex_process *process = dev->process;
 	struct folio *folio;
+	int err;
 
 	do {
 		if (fatal_signal_pending(current))
@@ -269,9 +288,12 @@ static struct folio *devex_make_page(struct devex *dev, unsigned long addr)
 		else
 			folio = devex_try_make_page(dev, addr);
 		up_read(&process->locking);
-	} while (folio == ERR_PTR(-EAGAIN));
+		if (folio != ERR_PTR(-EAGAIN))
+			return folio;
+		err = devex_fault_in(addr);
+	} while (!err);
 
-	return folio;
+	return ERR_PTR(err);
 }
 
 static void devex_unlock_folio(struct folio *folio)

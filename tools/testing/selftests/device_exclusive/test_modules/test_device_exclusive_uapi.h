@@ -17,6 +17,7 @@
 #ifndef _TEST_DEVICE_EXCLUSIVE_UAPI_H
 #define _TEST_DEVICE_EXCLUSIVE_UAPI_H
 
+#include <linux/const.h>
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
@@ -39,7 +40,7 @@ struct devex_range {
 };
 
 /* DEVEX_IOC_MAKE: keep the folios locked until DEVEX_IOC_UNLOCK */
-#define DEVEX_RANGE_LOCKED	(1U << 0)
+#define DEVEX_RANGE_LOCKED	_BITUL(0)
 
 /**
  * struct devex_add - additions by the device
@@ -76,7 +77,7 @@ struct devex_dma {
 };
 
 /* DEVEX_IOC_DMA: from the pinned pages to @buf, rather than the reverse */
-#define DEVEX_DMA_READ		(1U << 0)
+#define DEVEX_DMA_READ		_BITUL(0)
 
 /**
  * struct devex_query - which pages the device holds

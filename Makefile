@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: GPL-2.0
+# Device-exclusive memory: a patch series on Linux, and what proves it.
+
+# A KERNEL=dir is meant from where make was called, also with make -C.
+from := $(or $(PWD),$(CURDIR))
+ifneq ($(KERNEL),)
+override KERNEL := $(if $(filter /%,$(KERNEL)),$(KERNEL),$(from)/$(KERNEL))
+endif
+export KERNEL ARCH BASE TESTS
+
+.PHONY: help demo test lint series apply shell clean
+
+help:
+	@echo 'make demo              patch, build and boot the kernel, and show what it does'
+	@echo 'make test              run all tests in a VM'
+	@echo 'make shell             a shell in that VM, with the module loaded'
+	@echo 'make lint              check the patches, the code and the scripts'
+	@echo 'make series            write the mails to out/series, and check them'
+	@echo 'make apply KERNEL=dir  put the series onto your kernel tree as commits'
+	@echo 'make clean             remove out/ and the cache'
+	@echo
+	@echo 'BASE=1                 the unpatched kernel (demo, test, shell)'
+	@echo 'ARCH=x86_64 or arm64   the architecture; without it, that of this machine'
+	@echo 'KERNEL=dir             your Linux 7.3 tree rather than Debian'\''s; it is only'
+	@echo '                       read, except by make apply'
+	@echo "TESTS='fork:*'         the tests with such names (test)"
+
+demo test shell lint series apply clean:
+	@scripts/$@.sh

@@ -1,0 +1,112 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# vm.sh test|demo|shell: run in QEMU what build.sh has made for ARCH and BASE.
+# test and demo print the verdict as it comes and keep it in test.ktap or
+# demo.txt beside the console.log; a VM that does not get to its end fails.
+# TESTS=glob selects tests. DX_VM_TIMEOUT=seconds is the time limit.
+
+. "$(dirname "$0")/common.sh"
+
+mode=${1:-}
+out=$OUT/$FLAVOUR-$ARCH
+limit=${DX_VM_TIMEOUT:-1500}
+console=$out/console.log
+
+case $mode in
+test)
+	verdict=$out/test.ktap
+	end='^# done$'
+	;;
+demo)
+	verdict=$out/demo.txt
+	end='^# demo exit [0-9]+$'
+	;;
+shell)
+	;;
+*)
+	die "usage: vm.sh test|demo|shell"
+	;;
+esac
+case ${TESTS:-} in
+*[\"\'\ ]*)
+	die "TESTS=$TESTS has a quote or space in it; it is one glob, as TESTS='fork:*'"
+	;;
+esac
+initramfs=$out/initramfs.cpio
+if [ "$mode" = shell ]; then
+	initramfs=$out/shell.cpio
+fi
+for file in "$out/kernel" "$initramfs"; do
+	[ -r "$file" ] || die "$file is missing; run: make $mode"
+done
+exec 8>"$out/lock"
+flock -n 8 || die "a VM with $out is running; wait until it ends"
+
+# Never KVM: where it is offered inside of a VM, it may hang.
+case $ARCH in
+x86_64)
+	tty=ttyS0
+	qemu=(qemu-system-x86_64 -machine q35 -cpu max -vga none)
+	;;
+arm64)
+	tty=ttyAMA0
+	qemu=(qemu-system-aarch64 -machine virt -cpu "max,pauth-impdef=on")
+	;;
+esac
+command -v "${qemu[0]}" >/dev/null ||
+	die "${qemu[0]} is missing; run scripts/packages.sh $ARCH"
+
+cmdline=("console=$tty" panic=-1 nokaslr numa=fake=2 hugepages=8
+	watchdog_thresh=30 rcupdate.rcu_cpu_stall_timeout=60 log_buf_len=1M
+	"VM_MODE=$mode" "FLAVOUR=$FLAVOUR")
+if [ "$FLAVOUR" = patched ] && [ "$mode" != shell ]; then
+	cmdline+=(panic_on_warn=1)
+fi
+if [ -n "${TESTS:-}" ]; then
+	cmdline+=("TESTS=$TESTS")
+fi
+qemu+=(-accel "tcg,thread=multi" -smp 2 -m 3072 -nic none -no-reboot
+	-display none -kernel "$out/kernel" -initrd "$initramfs")
+
+if [ "$mode" = shell ]; then
+	exec "${qemu[@]}" -serial mon:stdio -append "${cmdline[*]}"
+fi
+
+rm -f "$console"
+start=$SECONDS
+status=0
+timeout --foreground --kill-after=10 "$limit" "${qemu[@]}" \
+	-monitor none -serial "file:$console" \
+	-device virtio-serial-pci -chardev file,id=verdict,path=/dev/stdout \
+	-device virtserialport,chardev=verdict,name=verdict \
+	-append "${cmdline[*]}" </dev/null 2>"$out/qemu.log" |
+	tee "$verdict" || status=${PIPESTATUS[0]}
+
+if tail -n 1 "$verdict" | grep -q -E "$end"; then
+	say "the VM ran for $((SECONDS - start)) s"
+	if [ "$mode" = demo ]; then
+		exit "$(tail -n 1 "$verdict" | tr -dc 0-9)"
+	fi
+	exit 0
+fi
+
+running=$(sed -n 's/^ *# RUN //p' "$verdict" | tail -n 1)
+last=$(tail -n 1 "$verdict")
+if [ "$status" -eq 124 ] || [ "$status" -eq 137 ]; then
+	what="was stopped at its time limit of $limit s (DX_VM_TIMEOUT sets it)"
+elif [ ! -s "$console" ]; then
+	die "the VM did not start: $(tail -n 1 "$out/qemu.log")"
+elif [ "${last#Bail out! }" != "$last" ]; then
+	what="gave up: ${last#Bail out! }"
+else
+	what="died after $((SECONDS - start)) s"
+fi
+{
+	echo "What the kernel complained about, and the end of the console:"
+	{
+		splats "$console"
+		echo ...
+		tail -n 30 "$console" | tr -d '\r'
+	} | sed 's/^/    /'
+} >&2
+die "the VM $what${running:+, running $running}; all of its console: $console"

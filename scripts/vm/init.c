@@ -1,0 +1,863 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The first process of the test VM. It mounts what tests need, turns on swap,
+ * loads the module, and then, by what VM_MODE on the kernel's command line
+ * says,
+ *
+ * test:  runs every test case of every program in /tests in a session and a
+ *	  cgroup of its own, under a time limit, and kills all that it leaves
+ *	  behind. A splat in the kernel's log fails the case. TESTS is a glob for
+ *	  "program:case". The verdict goes as KTAP to a virtio port.
+ * demo:  runs /demo/demo with its output on that port.
+ * shell: runs a shell on the console.
+ *
+ * Then it ends the VM. What comes last on the port tells the host that nothing
+ * got lost: "# done", or "# demo exit N".
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <fnmatch.h>
+#include <linux/types.h>
+#include <poll.h>
+#include <regex.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/stat.h>
+#include <sys/swap.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define VERDICT_PORT	"/dev/vport0p1"
+#define CGROUP		"/sys/fs/cgroup/test"
+#define CASE_SECONDS	60	/* time limit of one test case */
+#define KILL_SECONDS	90	/* for what it left behind to die */
+#define SLOW_SECONDS	10	/* worth a remark */
+#define MAX_CASES	1024
+#define MAX_LINES	50	/* of output of one test case */
+
+/* What setting up the machine gave: 0 or -errno */
+static int swap_error, cgroup_error;
+
+static FILE *verdict;
+static int kmsg = -1;
+static regex_t splat;
+
+/* Where we are in the current subtest, and how it went */
+static struct {
+	const char *name;
+	unsigned int nr;	/* of the subtest */
+	unsigned int cases;
+	bool failed;
+} sub;
+
+/* One test case: what is known of it */
+struct testcase {
+	const char *program;
+	char name[256];
+};
+
+static struct testcase cases[MAX_CASES];
+static unsigned int nr_cases;
+
+static double now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec + t.tv_nsec / 1e9;
+}
+
+static void __attribute__((noreturn)) end_vm(void)
+{
+	fflush(NULL);
+	sync();
+	reboot(RB_AUTOBOOT);
+	for (;;)
+		pause();
+}
+
+/* Give up: the host shows this line, and counts it as a failure. */
+static void __attribute__((noreturn, format(printf, 1, 2)))
+bail_out(const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	fputs("Bail out! ", verdict);
+	vfprintf(verdict, fmt, args);
+	fputc('\n', verdict);
+	va_end(args);
+	end_vm();
+}
+
+/* A diagnostic line of the running subtest */
+static void __attribute__((format(printf, 1, 2))) diag(const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	fputs("    # ", verdict);
+	vfprintf(verdict, fmt, args);
+	fputc('\n', verdict);
+	va_end(args);
+}
+
+static int write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	int ret = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (write(fd, text, strlen(text)) < 0)
+		ret = -errno;
+	close(fd);
+	return ret;
+}
+
+static const char *read_file(const char *path)
+{
+	static char text[256];
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+
+	if (fd >= 0)
+		close(fd);
+	text[n > 0 ? n : 0] = '\0';
+	text[strcspn(text, "\n")] = '\0';
+	return text;
+}
+
+/* A remark in the kernel's log, for whoever reads the console */
+static void mark(const char *what, const char *program, const char *name)
+{
+	char text[512];
+
+	snprintf(text, sizeof(text), "<6>%s %s:%s\n", what, program, name);
+	write_file("/dev/kmsg", text);
+}
+
+/*
+ * Splats
+ */
+
+/* One regular expression from all the lines of /splats */
+static void compile_splats(void)
+{
+	static char all[4096], line[256];
+	FILE *f = fopen("/splats", "r");
+
+	while (f && fgets(line, sizeof(line), f)) {
+		line[strcspn(line, "\n")] = '\0';
+		if (!line[0] || line[0] == '#')
+			continue;
+		if (strlen(all) + strlen(line) + 4 > sizeof(all))
+			bail_out("/splats is too long for init");
+		if (all[0])
+			strcat(all, "|");
+		strcat(all, line);
+	}
+	if (!all[0] || regcomp(&splat, all, REG_EXTENDED | REG_NOSUB))
+		bail_out("/splats is not a list of regular expressions");
+	fclose(f);
+}
+
+/*
+ * Read what the kernel has logged since the last call: how many lines of it
+ * are splats?
+ */
+static int new_splats(void)
+{
+	char record[8192], *text;
+	int found = 0;
+	ssize_t n;
+
+	for (;;) {
+		n = read(kmsg, record, sizeof(record) - 1);
+		if (n < 0 && errno == EPIPE) {
+			diag("kernel messages were lost: more than its log can hold");
+			found++;
+			continue;
+		}
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return found;
+		record[n] = '\0';
+		text = strchr(record, ';');
+		text = text ? text + 1 : record;
+		text[strcspn(text, "\n")] = '\0';
+		if (!regexec(&splat, text, 0, NULL, 0)) {
+			diag("kernel: %s", text);
+			found++;
+		}
+	}
+}
+
+/*
+ * An idle CPU may still hold the last user of a dead mm. Visit every CPU, so
+ * that what the kernel has to say about the counters of that mm is said now.
+ */
+static void visit_cpus(void)
+{
+	cpu_set_t all, one;
+	int cpu;
+
+	sched_getaffinity(0, sizeof(all), &all);
+	for (cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+		if (!CPU_ISSET(cpu, &all))
+			continue;
+		CPU_ZERO(&one);
+		CPU_SET(cpu, &one);
+		sched_setaffinity(0, sizeof(one), &one);
+	}
+	sched_setaffinity(0, sizeof(all), &all);
+}
+
+/*
+ * KTAP
+ */
+
+static void sub_begin(const char *name, unsigned int plan)
+{
+	sub.name = name;
+	sub.nr++;
+	sub.cases = 0;
+	sub.failed = false;
+	fprintf(verdict, "    KTAP version 1\n    # Subtest: %s\n    1..%u\n",
+		name, plan);
+}
+
+static void sub_end(void)
+{
+	fprintf(verdict, "%s %u %s\n", sub.failed ? "not ok" : "ok", sub.nr,
+		sub.name);
+}
+
+/* Before anything that can take the kernel down */
+static void case_begin(const char *name)
+{
+	write_file("/sys/kernel/debug/clear_warn_once", "1");
+	mark("RUN", sub.name, name);
+	fprintf(verdict, "    # RUN %s:%s\n", sub.name, name);
+}
+
+/* @directive: " # SKIP reason" and the like, or "" */
+static void case_end(const char *name, bool ok, const char *directive)
+{
+	visit_cpus();
+	if (new_splats())
+		ok = false;
+	if (!ok) {
+		sub.failed = true;
+		directive = "";
+	}
+	fprintf(verdict, "    %s %u %s%s\n", ok ? "ok" : "not ok",
+		++sub.cases, name, directive);
+}
+
+/*
+ * The machine
+ */
+
+static void mounts(void)
+{
+	static const struct {
+		const char *type, *where;
+	} fs[] = {
+		{ "proc", "/proc" },
+		{ "sysfs", "/sys" },
+		{ "devtmpfs", "/dev" },
+		{ "tmpfs", "/dev/shm" },
+		{ "tmpfs", "/tmp" },
+		{ "cgroup2", "/sys/fs/cgroup" },
+		{ "debugfs", "/sys/kernel/debug" },
+	};
+	size_t i;
+
+	for (i = 0; i < sizeof(fs) / sizeof(fs[0]); i++) {
+		mkdir(fs[i].where, 0755);
+		if (mount(fs[i].type, fs[i].where, fs[i].type, 0, NULL))
+			printf("init: cannot mount %s: %m\n", fs[i].where);
+	}
+}
+
+/* A swap header is the page that mkswap(8) would write. */
+static int swap_on(void)
+{
+	size_t size = sysconf(_SC_PAGESIZE);
+	struct {
+		char boot[1024];
+		__u32 version;
+		__u32 last_page;
+		__u32 nr_badpages;
+	} *header = calloc(1, size);
+	int fd, ret;
+
+	ret = write_file("/sys/block/zram0/disksize", "1G");
+	if (ret)
+		return ret;
+	header->version = 1;
+	header->last_page = (1UL << 30) / size - 1;
+	memcpy((char *)header + size - 10, "SWAPSPACE2", 10);
+	fd = open("/dev/zram0", O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || write(fd, header, size) != (ssize_t)size || fsync(fd))
+		return -errno;
+	close(fd);
+	free(header);
+	return swapon("/dev/zram0", 0) ? -errno : 0;
+}
+
+/* The module's file, /modules/<name>.ko, and its name */
+static const char *module_path(char *name, size_t size)
+{
+	static char path[512];
+	struct dirent *entry;
+	DIR *dir = opendir("/modules");
+
+	path[0] = '\0';
+	while (dir && (entry = readdir(dir))) {
+		size_t len = strlen(entry->d_name);
+
+		if (len < 4 || strcmp(entry->d_name + len - 3, ".ko"))
+			continue;
+		snprintf(path, sizeof(path), "/modules/%s", entry->d_name);
+		snprintf(name, size, "%.*s", (int)len - 3, entry->d_name);
+	}
+	if (dir)
+		closedir(dir);
+	return path;
+}
+
+static int load_module(void)
+{
+	char name[256];
+	int fd = open(module_path(name, sizeof(name)), O_RDONLY | O_CLOEXEC);
+	int ret = 0;
+
+	if (fd < 0 || syscall(SYS_finit_module, fd, "", 0))
+		ret = -errno;
+	if (fd >= 0)
+		close(fd);
+	return ret;
+}
+
+static int unload_module(void)
+{
+	char name[256];
+
+	module_path(name, sizeof(name));
+	return syscall(SYS_delete_module, name, O_NONBLOCK) ? -errno : 0;
+}
+
+/*
+ * Processes
+ */
+
+/*
+ * Kill everything but us and wait until it is gone. Returns the wait status of
+ * @main. What does not die is stuck in the kernel, and nothing that would run
+ * after it can be trusted.
+ */
+static int kill_all(pid_t main)
+{
+	double deadline = now() + KILL_SECONDS;
+	int status, main_status = 0;
+	pid_t pid;
+
+	for (;;) {
+		kill(-1, SIGKILL);
+		pid = waitpid(-1, &status, WNOHANG);
+		if (pid < 0)
+			return main_status;
+		if (pid == main)
+			main_status = status;
+		if (pid > 0)
+			continue;
+		if (now() > deadline) {
+			write_file("/proc/sysrq-trigger", "w");
+			write_file("/proc/sysrq-trigger", "l");
+			bail_out("a process cannot be killed; the console tells where it is");
+		}
+		usleep(10000);
+	}
+}
+
+/* Cgroups that a test made, and its own */
+static void remove_cgroups(const char *path, bool self)
+{
+	char child[512];
+	struct dirent *entry;
+	DIR *dir = opendir(path);
+
+	while (dir && (entry = readdir(dir))) {
+		if (entry->d_type != DT_DIR || entry->d_name[0] == '.')
+			continue;
+		snprintf(child, sizeof(child), "%s/%s", path, entry->d_name);
+		remove_cgroups(child, true);
+	}
+	if (dir)
+		closedir(dir);
+	if (self)
+		rmdir(path);
+}
+
+static pid_t spawn(const char *path, const char *option, const char *arg,
+		   int output)
+{
+	pid_t pid;
+
+	fflush(NULL);
+	pid = fork();
+	if (pid)
+		return pid;
+	setsid();
+	write_file(CGROUP "/cgroup.procs", "0");
+	dup2(output, 1);
+	dup2(output, 2);
+	if (chdir("/tmp"))
+		_exit(126);
+	execl(path, path, option, arg, NULL);
+	fprintf(stderr, "cannot run %s: %m\n", path);
+	_exit(127);
+}
+
+/*
+ * Test programs, which are made with kselftest_harness.h
+ */
+
+/* What a program says about the one test case that it runs */
+struct output {
+	const char *name;
+	char line[1024];
+	size_t len;
+	unsigned int lines;
+	bool reported, ok;
+	char directive[512];
+};
+
+/* Is this what the harness says about every test case? */
+static bool is_boilerplate(const char *line)
+{
+	static const char * const start[] = {
+		"TAP version 13", "1..1", "# Starting 1 tests", "#  RUN  ",
+		"#            OK  ", "#          FAIL  ", "# PASSED: ",
+		"# FAILED: ", "# Totals: ", "#      SKIP  ",
+		"# 1 skipped test(s) detected.",
+	};
+	size_t i;
+
+	for (i = 0; i < sizeof(start) / sizeof(start[0]); i++)
+		if (!strncmp(line, start[i], strlen(start[i])))
+			return true;
+	return false;
+}
+
+static void output_line(struct output *out)
+{
+	char *line = out->line;
+	size_t len = strlen(out->name);
+	bool ok;
+
+	ok = !strncmp(line, "ok 1 ", 5);
+	if (ok || !strncmp(line, "not ok 1 ", 9)) {
+		line += ok ? 5 : 9;
+		if (!strncmp(line, out->name, len)) {
+			out->reported = true;
+			out->ok = ok;
+			snprintf(out->directive, sizeof(out->directive), "%s",
+				 line + len);
+			return;
+		}
+		line = out->line;
+	}
+	if (is_boilerplate(line))
+		return;
+	if (++out->lines > MAX_LINES)
+		return;
+	diag("%s", line[0] == '#' && line[1] == ' ' ? line + 2 : line);
+}
+
+static void output_read(struct output *out, int fd)
+{
+	char buf[4096];
+	ssize_t n, i;
+
+	while ((n = read(fd, buf, sizeof(buf))) > 0) {
+		for (i = 0; i < n; i++) {
+			if (buf[i] != '\n' && out->len < sizeof(out->line) - 1) {
+				out->line[out->len++] = buf[i];
+				continue;
+			}
+			out->line[out->len] = '\0';
+			output_line(out);
+			out->len = 0;
+			if (buf[i] != '\n')
+				out->line[out->len++] = buf[i];
+		}
+		fflush(verdict);
+	}
+}
+
+static void output_end(struct output *out, int fd)
+{
+	output_read(out, fd);
+	if (out->len) {
+		out->line[out->len] = '\0';
+		output_line(out);
+	}
+	if (out->lines > MAX_LINES)
+		diag("%u more lines of output", out->lines - MAX_LINES);
+}
+
+static void program_path(char *path, size_t size, const char *program)
+{
+	snprintf(path, size, "/tests/%s", program);
+}
+
+static void run_case(const struct testcase *t)
+{
+	struct output out = { .name = t->name };
+	double start = now(), left;
+	bool timed_out = true;
+	struct pollfd fds[2];
+	int pipes[2], status;
+	char path[512];
+	bool ok;
+	pid_t pid;
+
+	case_begin(t->name);
+	mkdir(CGROUP, 0755);
+	if (pipe2(pipes, O_CLOEXEC))
+		bail_out("pipe: %m");
+	fcntl(pipes[0], F_SETFL, O_NONBLOCK);
+	program_path(path, sizeof(path), t->program);
+	pid = spawn(path, "-r", t->name, pipes[1]);
+	close(pipes[1]);
+	if (pid < 0)
+		bail_out("fork: %m");
+
+	/* Until the program itself ends: its children may keep the pipe. */
+	fds[0] = (struct pollfd){ .fd = pipes[0], .events = POLLIN };
+	fds[1] = (struct pollfd){ .events = POLLIN };
+	fds[1].fd = syscall(SYS_pidfd_open, pid, 0);
+	while ((left = start + CASE_SECONDS - now()) > 0) {
+		poll(fds, 2, left * 1000 + 1);
+		output_read(&out, pipes[0]);
+		if (fds[0].revents & POLLHUP)
+			fds[0].fd = -1;
+		if (fds[1].revents) {
+			timed_out = false;
+			break;
+		}
+	}
+	close(fds[1].fd);
+	status = kill_all(pid);
+	output_end(&out, pipes[0]);
+	close(pipes[0]);
+	remove_cgroups("/sys/fs/cgroup", false);
+
+	ok = out.reported && out.ok;
+	if (timed_out) {
+		diag("killed after its time limit of %d s", CASE_SECONDS);
+		ok = false;
+	} else if (WIFSIGNALED(status)) {
+		diag("the test program was killed by signal %d", WTERMSIG(status));
+		ok = false;
+	} else if (!out.reported) {
+		diag("the test program gave no result and exit status %d",
+		     WEXITSTATUS(status));
+	}
+	if (now() - start > SLOW_SECONDS)
+		diag("it took %.0f s", now() - start);
+	case_end(t->name, ok, out.directive);
+}
+
+static void add_case(const char *program, const char *fixture,
+		     const char *variant, const char *test)
+{
+	const char *glob = getenv("TESTS");
+	struct testcase *t = &cases[nr_cases];
+	char full[512];
+
+	if (nr_cases == MAX_CASES)
+		bail_out("more than %d test cases", MAX_CASES);
+	snprintf(t->name, sizeof(t->name), "%s%s%s.%s", fixture,
+		 variant[0] ? "." : "", variant, test);
+	snprintf(full, sizeof(full), "%s:%s", program, t->name);
+	if (glob && glob[0] && fnmatch(glob, full, 0))
+		return;
+	t->program = program;
+	nr_cases++;
+}
+
+/* All combinations of the variants and the tests of one fixture */
+static void add_fixture(const char *program, const char *fixture,
+			char (*variants)[128], unsigned int nr_variants,
+			char (*tests)[128], unsigned int nr_tests)
+{
+	unsigned int v, t;
+
+	if (!nr_variants)
+		variants[nr_variants++][0] = '\0';
+	for (v = 0; v < nr_variants; v++)
+		for (t = 0; t < nr_tests; t++)
+			add_case(program, fixture, variants[v], tests[t]);
+}
+
+/*
+ * Read a program's list of test cases. It is a table ("%-20s %-25s %s"): the
+ * fixture is in its first line only, and the variants stand beside the tests,
+ * though each variant goes with each test. A line of dashes ends a fixture.
+ */
+static void list_cases(const char *program)
+{
+	static char variants[64][128], tests[128][128];
+	unsigned int nr_variants = 0, nr_tests = 0;
+	char line[512], fixture[128] = "", path[512], *p;
+	bool any = false;
+	int pipes[2];
+	FILE *list;
+	pid_t pid;
+
+	if (pipe2(pipes, O_CLOEXEC))
+		bail_out("pipe: %m");
+	program_path(path, sizeof(path), program);
+	pid = spawn(path, "-l", NULL, pipes[1]);
+	close(pipes[1]);
+	list = fdopen(pipes[0], "r");
+	while (pid > 0 && fgets(line, sizeof(line), list)) {
+		line[strcspn(line, "\n")] = '\0';
+		if (!strncmp(line, "# FIXTURE", 9))
+			continue;
+		if (!strncmp(line, "-----", 5)) {
+			add_fixture(program, fixture, variants, nr_variants,
+				    tests, nr_tests);
+			nr_variants = 0;
+			nr_tests = 0;
+			continue;
+		}
+		p = line;
+		if (*p != ' ') {
+			p += strcspn(p, " ");
+			snprintf(fixture, sizeof(fixture), "%.*s",
+				 (int)(p - line), line);
+		}
+		/* to the second column */
+		p = line + (p - line > 20 ? p - line + 1 : 21);
+		if (strlen(line) < 21 || nr_variants == 64 || nr_tests == 128)
+			bail_out("%s has a list of tests that init cannot read",
+				 program);
+		if (*p != ' ')
+			snprintf(variants[nr_variants++], 128, "%.*s",
+				 (int)strcspn(p, " "), p);
+		/* to the third column */
+		p += strcspn(p, " ");
+		p += strspn(p, " ");
+		if (*p) {
+			snprintf(tests[nr_tests++], 128, "%s", p);
+			any = true;
+		}
+	}
+	fclose(list);
+	kill_all(pid);
+	add_fixture(program, fixture, variants, nr_variants, tests, nr_tests);
+	if (!any)
+		bail_out("%s lists no tests", program);
+}
+
+/* Are the things there that the host and the kernel's command line ask for? */
+static void check_environment(void)
+{
+	static const struct {
+		const char *file, *want;
+	} expect[] = {
+		{ "/sys/devices/system/cpu/online", "0-1" },
+		{ "/sys/devices/system/node/online", "0-1" },
+		{ "/proc/sys/vm/nr_hugepages", "8" },
+	};
+	bool ok = true;
+	int ret;
+	size_t i;
+
+	case_begin("environment");
+	for (i = 0; i < sizeof(expect) / sizeof(expect[0]); i++) {
+		const char *is = read_file(expect[i].file);
+
+		if (!strcmp(is, expect[i].want))
+			continue;
+		diag("%s says \"%s\" and should say \"%s\"", expect[i].file, is,
+		     expect[i].want);
+		ok = false;
+	}
+	if (swap_error) {
+		diag("no swap: %s", strerror(-swap_error));
+		ok = false;
+	}
+	if (cgroup_error) {
+		diag("no memory cgroups: %s", strerror(-cgroup_error));
+		ok = false;
+	}
+	ret = write_file("/sys/kernel/debug/clear_warn_once", "1");
+	if (ret) {
+		diag("clear_warn_once: %s", strerror(-ret));
+		ok = false;
+	}
+	case_end("environment", ok, "");
+}
+
+static int select_entry(const struct dirent *entry)
+{
+	return entry->d_name[0] != '.';
+}
+
+static void run_tests(void)
+{
+	struct dirent **programs;
+	unsigned int i, j, subtests = 2;
+	int n, ret;
+
+	n = scandir("/tests", &programs, select_entry, alphasort);
+	if (n < 0)
+		bail_out("/tests: %m");
+	for (i = 0; i < (unsigned int)n; i++)
+		list_cases(programs[i]->d_name);
+	for (i = 0; i < nr_cases; i++)
+		if (!i || cases[i].program != cases[i - 1].program)
+			subtests++;
+
+	fprintf(verdict, "KTAP version 1\n1..%u\n", subtests);
+	sub_begin("boot", 2);
+	check_environment();
+	case_begin("module.load");
+	ret = load_module();
+	if (ret)
+		diag("the module cannot be loaded: %s", strerror(-ret));
+	case_end("module.load", !ret, "");
+	sub_end();
+
+	for (i = 0; i < nr_cases; i = j) {
+		for (j = i; j < nr_cases; j++)
+			if (cases[j].program != cases[i].program)
+				break;
+		sub_begin(cases[i].program, j - i);
+		for (; i < j; i++)
+			run_case(&cases[i]);
+		sub_end();
+	}
+
+	sub_begin("end", 1);
+	case_begin("module.unload");
+	ret = unload_module();
+	if (ret)
+		diag("the module cannot be unloaded: %s", strerror(-ret));
+	case_end("module.unload", !ret, "");
+	sub_end();
+	fprintf(verdict, "# done\n");
+}
+
+static void run_demo(void)
+{
+	int ret = load_module();
+	int status;
+	pid_t pid;
+
+	if (ret)
+		bail_out("the module cannot be loaded: %s", strerror(-ret));
+	new_splats();
+	mkdir(CGROUP, 0755);
+	pid = spawn("/demo/demo", NULL, NULL, fileno(verdict));
+	if (pid < 0 || waitpid(pid, &status, 0) != pid)
+		bail_out("the demo cannot be run: %m");
+	kill_all(0);
+	visit_cpus();
+	new_splats();
+	fprintf(verdict, "# demo exit %d\n", WIFEXITED(status) ?
+		WEXITSTATUS(status) : 128 + WTERMSIG(status));
+}
+
+static void run_shell(void)
+{
+	char console[64];
+	int fd, ret;
+	pid_t pid;
+
+	/* /dev/console cannot be a controlling terminal. */
+	snprintf(console, sizeof(console), "/dev/%s",
+		 read_file("/sys/class/tty/console/active"));
+	pid = fork();
+	if (!pid) {
+		setsid();
+		fd = open(console, O_RDWR);
+		ioctl(fd, TIOCSCTTY, 1);
+		dup2(fd, 0);
+		dup2(fd, 1);
+		dup2(fd, 2);
+		write_file("/proc/sys/kernel/printk", "4");
+		ret = load_module();
+		setenv("PATH", "/bin:/tests:/demo", 1);
+		setenv("HOME", "/tmp", 1);
+		setenv("PS1", "device-exclusive# ", 1);
+		system("/bin/busybox --install -s /bin");
+		printf("\n"
+		       "The %s kernel, with%s the module%s%s.\n"
+		       "  /tests          the kselftests: `fork -l` lists, `fork -r NAME` runs one\n"
+		       "  /demo/demo      the demo\n"
+		       "  /modules        the module\n"
+		       "  /sys/fs/cgroup  cgroups; /sys/kernel/debug debugfs; swap is on\n"
+		       "`exit` ends the VM.\n\n",
+		       getenv("FLAVOUR") ?: "", ret ? "out" : "", ret ? ": " : "",
+		       ret ? strerror(-ret) : "");
+		chdir("/tmp");
+		execl("/bin/busybox", "sh", NULL);
+		printf("cannot run /bin/busybox: %m\n");
+		_exit(127);
+	}
+	while (wait(NULL) != pid)
+		;
+}
+
+int main(void)
+{
+	const char *mode = getenv("VM_MODE") ?: "";
+	int tries = 200, fd = -1;
+
+	mounts();
+	while (strcmp(mode, "shell") && tries--) {
+		fd = open(VERDICT_PORT, O_WRONLY | O_CLOEXEC);
+		if (fd >= 0)
+			break;
+		usleep(50000);
+	}
+	verdict = fd < 0 ? stdout : fdopen(fd, "w");
+	setvbuf(verdict, NULL, _IOLBF, 0);
+	compile_splats();
+	kmsg = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	if (kmsg < 0)
+		bail_out("/dev/kmsg: %m");
+	swap_error = swap_on();
+	cgroup_error = write_file("/sys/fs/cgroup/cgroup.subtree_control",
+				  "+memory");
+
+	if (!strcmp(mode, "test"))
+		run_tests();
+	else if (!strcmp(mode, "demo"))
+		run_demo();
+	else if (!strcmp(mode, "shell"))
+		run_shell();
+	else
+		bail_out("VM_MODE=%s is not known", mode);
+	end_vm();
+}

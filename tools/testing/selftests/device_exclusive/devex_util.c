@@ -1,0 +1,885 @@
+// SPDX-License-Identifier: GPL-2.0
+/* What the device-exclusive selftests share: memory, device, processes. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "kselftest.h"
+#include "devex_util.h"
+
+/* Pages of the kinds that are made of 4 KiB pages, folios of the others */
+#define NR_SMALL	64
+#define NR_LARGE	2
+
+/* How often to try what the kernel only does when it suits it */
+#define TRIES		500
+
+#define BIT_ULL(nr)	(1ULL << (nr))
+
+#define PM_FRAME_MASK	(BIT_ULL(55) - 1)
+#define PM_SWAP		BIT_ULL(62)
+#define PM_PRESENT	BIT_ULL(63)
+#define PM_TYPE_BITS	5
+
+/* SWP_DEVICE_EXCLUSIVE: the last type but PTE markers, of 32 */
+#define TYPE_EXCLUSIVE	30
+
+#define KPF_KSM		BIT_ULL(21)
+#define KPF_THP		BIT_ULL(22)
+
+#define KSM_SYSFS	"/sys/kernel/mm/ksm/"
+#define THP_SYSFS	"/sys/kernel/mm/transparent_hugepage/"
+#define CGROUP_ROOT	"/sys/fs/cgroup"
+
+static __printf(1, 2) int complain(const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	fputs("# ", stderr);
+	vfprintf(stderr, fmt, args);
+	fputc('\n', stderr);
+	va_end(args);
+	return -1;
+}
+
+size_t page_size(void)
+{
+	static size_t size;
+
+	if (!size)
+		size = sysconf(_SC_PAGESIZE);
+	return size;
+}
+
+size_t thp_size(void)
+{
+	static long size;
+
+	if (!size)
+		size = read_number(THP_SYSFS "hpage_pmd_size");
+	return size;
+}
+
+/*
+ * Files of the kernel
+ */
+int write_file(const char *path, const char *value)
+{
+	ssize_t len = strlen(value);
+	ssize_t ret = -1;
+	int fd;
+
+	fd = open(path, O_WRONLY);
+	if (fd >= 0) {
+		ret = write(fd, value, len);
+		close(fd);
+	}
+	if (ret != len)
+		return complain("cannot write '%s' to %s: %s", value, path,
+				strerror(errno));
+	return 0;
+}
+
+long read_number(const char *path)
+{
+	char buf[32] = "";
+	int fd;
+
+	fd = open(path, O_RDONLY);
+	if (fd < 0 || read(fd, buf, sizeof(buf) - 1) <= 0)
+		complain("cannot read %s: %s", path, strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	return strtol(buf, NULL, 0);
+}
+
+int write_number(const char *path, long value)
+{
+	char buf[32];
+
+	snprintf(buf, sizeof(buf), "%ld", value);
+	return write_file(path, buf);
+}
+
+/* Folios that wait in a per-CPU batch are on no LRU list: many walks skip them */
+int drain_lru(void)
+{
+	return write_file("/proc/sys/vm/drop_caches", "1");
+}
+
+/* How many swap areas there are: swap types from there on are wrong */
+static unsigned int swap_areas(void)
+{
+	unsigned int lines = 0;
+	char line[256];
+	FILE *file;
+
+	file = fopen("/proc/swaps", "r");
+	if (!file)
+		return 0;
+	while (fgets(line, sizeof(line), file))
+		lines++;
+	fclose(file);
+	return lines ? lines - 1 : 0;
+}
+
+/*
+ * What the page table says
+ */
+static void read_pagemap(const char *addr, size_t nr, uint64_t *entries)
+{
+	size_t size = nr * sizeof(*entries);
+	ssize_t ret = -1;
+	int fd;
+
+	fd = open("/proc/self/pagemap", O_RDONLY);
+	if (fd >= 0) {
+		ret = pread(fd, entries, size,
+			    (uintptr_t)addr / page_size() * sizeof(*entries));
+		close(fd);
+	}
+	if (ret != (ssize_t)size) {
+		complain("cannot read /proc/self/pagemap: %s", strerror(errno));
+		abort();
+	}
+}
+
+static enum page_state entry_state(uint64_t entry, unsigned int areas)
+{
+	unsigned int type = entry & ((1 << PM_TYPE_BITS) - 1);
+
+	if (entry & PM_PRESENT)
+		return PAGE_PRESENT;
+	if (!(entry & PM_SWAP))
+		return PAGE_NONE;
+	if (type == TYPE_EXCLUSIVE)
+		return PAGE_EXCLUSIVE;
+	if (type < areas)
+		return PAGE_SWAPPED;
+	complain("an entry of swap type %u, which does not exist", type);
+	return PAGE_OTHER;
+}
+
+enum page_state page_state(const char *addr)
+{
+	uint64_t entry;
+
+	read_pagemap(addr, 1, &entry);
+	return entry_state(entry, swap_areas());
+}
+
+static uint64_t entry_pfn(uint64_t entry)
+{
+	uint64_t frame = entry & PM_FRAME_MASK;
+
+	return entry & PM_SWAP ? frame >> PM_TYPE_BITS : frame;
+}
+
+bool is_exclusive(const char *addr)
+{
+	return page_state(addr) == PAGE_EXCLUSIVE;
+}
+
+/* How many pages are in @state? */
+size_t memory_count(const struct memory *mem, enum page_state state)
+{
+	unsigned int areas = swap_areas();
+	uint64_t entries[mem->nr];
+	size_t i, count = 0;
+
+	read_pagemap(mem->addr, mem->nr, entries);
+	for (i = 0; i < mem->nr; i++)
+		count += entry_state(entries[i], areas) == state;
+	return count;
+}
+
+/* The page frames, also of what is exclusive */
+void memory_pfns(const struct memory *mem, uint64_t *pfns)
+{
+	size_t i;
+
+	read_pagemap(mem->addr, mem->nr, pfns);
+	for (i = 0; i < mem->nr; i++)
+		pfns[i] = entry_pfn(pfns[i]);
+}
+
+/* How many pages are in another page frame now? */
+size_t memory_moved(const struct memory *mem, const uint64_t *pfns)
+{
+	uint64_t now[mem->nr];
+	size_t i, count = 0;
+
+	memory_pfns(mem, now);
+	for (i = 0; i < mem->nr; i++)
+		count += now[i] != pfns[i];
+	return count;
+}
+
+static bool has_flag(const struct memory *mem, uint64_t flag)
+{
+	uint64_t pfns[mem->nr], flags;
+	bool ret = true;
+	size_t i;
+	int fd;
+
+	if (memory_count(mem, PAGE_PRESENT) != mem->nr)
+		return false;
+	fd = open("/proc/kpageflags", O_RDONLY);
+	memory_pfns(mem, pfns);
+	for (i = 0; ret && i < mem->nr; i++) {
+		if (pread(fd, &flags, sizeof(flags),
+			  pfns[i] * sizeof(flags)) != sizeof(flags)) {
+			complain("cannot read /proc/kpageflags: %s",
+				 strerror(errno));
+			abort();
+		}
+		ret = flags & flag;
+	}
+	close(fd);
+	return ret;
+}
+
+/* Is every page in a large folio, in the place where it was at first? */
+bool memory_is_large(const struct memory *mem)
+{
+	size_t nr = thp_size() / page_size();
+	uint64_t pfns[mem->nr];
+	size_t i;
+
+	memory_pfns(mem, pfns);
+	for (i = 0; i < mem->nr; i++) {
+		if (pfns[i] % nr != i % nr || pfns[i] - i % nr != pfns[i / nr * nr])
+			return false;
+	}
+	return true;
+}
+
+/* AnonHugePages of the mapping that begins at @addr, in bytes */
+static size_t anon_huge(const char *addr)
+{
+	unsigned long start, end, kib = 0;
+	bool found = false;
+	char line[512];
+	FILE *file;
+
+	file = fopen("/proc/self/smaps", "r");
+	if (!file)
+		return 0;
+	while (fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+			found = start == (unsigned long)addr;
+		if (found && sscanf(line, "AnonHugePages: %lu kB", &kib) == 1)
+			break;
+	}
+	fclose(file);
+	return kib * 1024;
+}
+
+/*
+ * Memory
+ */
+char *memory_page(const struct memory *mem, size_t i)
+{
+	return mem->addr + i * page_size();
+}
+
+/* The first word of a page */
+uint64_t *memory_word(const struct memory *mem, size_t page)
+{
+	return (uint64_t *)memory_page(mem, page);
+}
+
+uint64_t memory_value(uint32_t seed, size_t page, size_t word)
+{
+	return (uint64_t)seed << 32 | page << 16 | word;
+}
+
+void memory_fill(const struct memory *mem, uint32_t seed)
+{
+	size_t words = page_size() / sizeof(uint64_t);
+	uint64_t *p = (uint64_t *)mem->addr;
+	size_t page, word;
+
+	for (page = 0; page < mem->nr; page++)
+		for (word = 0; word < words; word++)
+			*p++ = memory_value(seed, mem->first + page, word);
+}
+
+/* How many pages hold anything else than memory_fill() has put there? */
+size_t memory_wrong(const struct memory *mem, uint32_t seed)
+{
+	size_t words = page_size() / sizeof(uint64_t);
+	const uint64_t *p = (uint64_t *)mem->addr;
+	size_t page, word, wrong = 0;
+	uint64_t expected, seen;
+
+	for (page = 0; page < mem->nr; page++, p += words) {
+		for (word = 0; word < words; word++) {
+			expected = memory_value(seed, mem->first + page,
+						word);
+			seen = read_word(p + word);
+			if (seen == expected)
+				continue;
+			if (!wrong)
+				complain("page %zu word %zu is %#llx, not %#llx",
+					 mem->first + page, word,
+					 (unsigned long long)seen,
+					 (unsigned long long)expected);
+			wrong++;
+			break;
+		}
+	}
+	return wrong;
+}
+
+struct memory memory_part(const struct memory *mem, size_t first, size_t nr)
+{
+	struct memory part = {
+		.kind = mem->kind,
+		.addr = memory_page(mem, first),
+		.first = mem->first + first,
+		.size = nr * page_size(),
+		.nr = nr,
+	};
+
+	return part;
+}
+
+static char *map_anon(size_t size)
+{
+	char *addr;
+
+	addr = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (addr == MAP_FAILED) {
+		complain("cannot map %zu bytes: %s", size, strerror(errno));
+		return NULL;
+	}
+	return addr;
+}
+
+static int advise(const struct memory *mem, int advice, const char *name)
+{
+	if (madvise(mem->addr, mem->size, advice))
+		return complain("%s failed: %s", name, strerror(errno));
+	return 0;
+}
+
+static int map_small(struct memory *mem, uint32_t seed)
+{
+	mem->nr = NR_SMALL;
+	mem->folios = NR_SMALL;
+	mem->size = mem->nr * page_size();
+	mem->map_size = mem->size;
+	mem->map = map_anon(mem->map_size);
+	if (!mem->map)
+		return -1;
+	mem->addr = mem->map;
+	if (advise(mem, MADV_NOHUGEPAGE, "MADV_NOHUGEPAGE"))
+		return -1;
+	memory_fill(mem, seed);
+	return 0;
+}
+
+static int map_thp(struct memory *mem, uint32_t seed)
+{
+	size_t huge = thp_size();
+
+	if (!huge)
+		return complain("this kernel has no transparent huge pages");
+	mem->folios = NR_LARGE;
+	mem->size = mem->folios * huge;
+	mem->nr = mem->size / page_size();
+	/* A mapping of its own that begins and ends inside of @map */
+	mem->map_size = mem->size + 2 * huge;
+	mem->map = map_anon(mem->map_size);
+	if (!mem->map)
+		return -1;
+	mem->addr = (char *)(((uintptr_t)mem->map + huge) / huge * huge);
+	if (advise(mem, MADV_HUGEPAGE, "MADV_HUGEPAGE"))
+		return -1;
+	memory_fill(mem, seed);
+	/* khugepaged must not put together what the test takes apart. */
+	if (advise(mem, MADV_NOHUGEPAGE, "MADV_NOHUGEPAGE"))
+		return -1;
+	/* The rest of @map must not become a part of the same mapping. */
+	if (mprotect(mem->map, mem->addr - mem->map, PROT_NONE) ||
+	    mprotect(mem->addr + mem->size,
+		     mem->map + mem->map_size - mem->addr - mem->size,
+		     PROT_NONE))
+		return complain("mprotect failed: %s", strerror(errno));
+	if (anon_huge(mem->addr) != mem->size)
+		return complain("got %zu of %zu bytes as huge pages",
+				anon_huge(mem->addr), mem->size);
+	return 0;
+}
+
+static int map_ptemap(struct memory *mem, uint32_t seed)
+{
+	size_t i;
+
+	if (map_thp(mem, seed))
+		return -1;
+	/* Another protection for one page splits the PMD that maps it. */
+	for (i = 0; i < mem->size; i += thp_size()) {
+		if (mprotect(mem->addr + i, page_size(), PROT_READ) ||
+		    mprotect(mem->addr + i, page_size(),
+			     PROT_READ | PROT_WRITE))
+			return complain("mprotect failed: %s", strerror(errno));
+	}
+	if (anon_huge(mem->addr) || !memory_is_large(mem) ||
+	    !has_flag(mem, KPF_THP))
+		return complain("the huge pages are not mapped by PTEs");
+	return 0;
+}
+
+static int make_lazyfree(struct memory *mem)
+{
+	return advise(mem, MADV_FREE, "MADV_FREE");
+}
+
+/* The second half of the map is a twin of the first. */
+static int map_ksm(struct memory *mem, uint32_t seed)
+{
+	long pages, sleep;
+	struct memory twin;
+	int i, ret = 0;
+
+	mem->nr = NR_SMALL;
+	mem->folios = NR_SMALL;
+	mem->size = mem->nr * page_size();
+	mem->map_size = 2 * mem->size;
+	mem->map = map_anon(mem->map_size);
+	if (!mem->map)
+		return -1;
+	mem->addr = mem->map;
+	twin = *mem;
+	twin.addr += mem->size;
+	if (madvise(mem->map, mem->map_size, MADV_NOHUGEPAGE) ||
+	    madvise(mem->map, mem->map_size, MADV_MERGEABLE))
+		return complain("MADV_MERGEABLE failed: %s", strerror(errno));
+	memory_fill(mem, seed);
+	memory_fill(&twin, seed);
+
+	pages = read_number(KSM_SYSFS "pages_to_scan");
+	sleep = read_number(KSM_SYSFS "sleep_millisecs");
+	if (write_file(KSM_SYSFS "pages_to_scan", "1000") ||
+	    write_file(KSM_SYSFS "sleep_millisecs", "1") ||
+	    write_file(KSM_SYSFS "run", "1"))
+		ret = -1;
+	for (i = 0; !ret && !has_flag(mem, KPF_KSM); i++) {
+		if (i == TRIES)
+			ret = complain("KSM has not merged the pages");
+		usleep(10000);
+	}
+	/* Keep what is merged, merge no more. */
+	if (write_file(KSM_SYSFS "run", "0") ||
+	    write_number(KSM_SYSFS "sleep_millisecs", sleep) ||
+	    write_number(KSM_SYSFS "pages_to_scan", pages))
+		ret = -1;
+	return ret;
+}
+
+static int map_mremapped(struct memory *mem, uint32_t seed)
+{
+	size_t huge = thp_size();
+	char *target, *addr;
+
+	if (map_small(mem, seed))
+		return -1;
+	/* To another page table, at another offset in it */
+	mem->map_size = 2 * huge + mem->size;
+	mem->map = map_anon(mem->map_size);
+	if (!mem->map)
+		return -1;
+	target = (char *)((uintptr_t)mem->map / huge * huge) + huge;
+	target += (uintptr_t)mem->addr % huge;
+	target += (target - mem->map + 3 * page_size() <= 2 * huge ? 3 : -3) *
+		  (long)page_size();
+	addr = mremap(mem->addr, mem->size, mem->size,
+		      MREMAP_MAYMOVE | MREMAP_FIXED, target);
+	if (addr != target)
+		return complain("mremap failed: %s", strerror(errno));
+	mem->addr = addr;
+	return 0;
+}
+
+static int make_swapped(struct memory *mem)
+{
+	int i;
+
+	if (!swap_areas())
+		return complain("no swap area is in use; see /proc/swaps");
+	for (i = 0; memory_count(mem, PAGE_SWAPPED) != mem->nr; i++) {
+		if (i == TRIES)
+			return complain("only %zu of %zu pages went to swap",
+					memory_count(mem, PAGE_SWAPPED),
+					mem->nr);
+		if (advise(mem, MADV_PAGEOUT, "MADV_PAGEOUT"))
+			return -1;
+	}
+	return 0;
+}
+
+int memory_map(struct memory *mem, enum memory_kind kind, uint32_t seed)
+{
+	memset(mem, 0, sizeof(*mem));
+	mem->kind = kind;
+	switch (kind) {
+	case SMALL:
+		return map_small(mem, seed);
+	case PTEMAP:
+		return map_ptemap(mem, seed);
+	case THP:
+		return map_thp(mem, seed);
+	case LAZYFREE:
+		return map_small(mem, seed) ?: make_lazyfree(mem);
+	case LAZYFREE_THP:
+		return map_thp(mem, seed) ?: make_lazyfree(mem);
+	case KSM:
+		return map_ksm(mem, seed);
+	case MREMAPPED:
+		return map_mremapped(mem, seed);
+	case SWAPPED:
+		return map_small(mem, seed) ?: make_swapped(mem);
+	}
+	return -1;
+}
+
+/*
+ * A large folio falls apart when its pages are swapped out or copied. Replace
+ * the first one if it has, and fill the first @nr pages of it.
+ */
+int memory_renew(struct memory *mem, size_t nr, uint32_t seed)
+{
+	struct memory folio = memory_part(mem, 0, thp_size() / page_size());
+	struct memory part = memory_part(mem, 0, nr);
+
+	if (memory_is_large(&part))
+		return 0;
+	if (advise(&folio, MADV_DONTNEED, "MADV_DONTNEED") ||
+	    advise(mem, MADV_HUGEPAGE, "MADV_HUGEPAGE"))
+		return -1;
+	memory_fill(&part, seed);
+	if (advise(mem, MADV_NOHUGEPAGE, "MADV_NOHUGEPAGE"))
+		return -1;
+	if (!memory_is_large(&part))
+		return complain("there is no new huge page");
+	return 0;
+}
+
+void memory_unmap(struct memory *mem)
+{
+	if (mem->map)
+		munmap(mem->map, mem->map_size);
+	mem->map = NULL;
+}
+
+/*
+ * The device
+ */
+int device_open(void)
+{
+	int dev;
+
+	dev = open(DEVEX_DEVICE, O_RDWR);
+	if (dev < 0)
+		complain("cannot open %s: %s; is the module test_device_exclusive loaded?",
+			 DEVEX_DEVICE, strerror(errno));
+	return dev;
+}
+
+static int device_range(int dev, unsigned long cmd, const struct memory *mem,
+			struct devex_range *range)
+{
+	range->addr = (uintptr_t)mem->addr;
+	range->size = mem->size;
+	return ioctl(dev, cmd, range) ? -errno : 0;
+}
+
+/* Like get_user_pages(): how many pages from the first on, or -errno */
+long device_make(int dev, const struct memory *mem, uint32_t flags)
+{
+	struct devex_range range = { .flags = flags };
+	int ret;
+
+	ret = device_range(dev, DEVEX_IOC_MAKE, mem, &range);
+	return ret ?: (long)range.npages;
+}
+
+int device_unlock(int dev)
+{
+	return ioctl(dev, DEVEX_IOC_UNLOCK) ? -errno : 0;
+}
+
+int device_add(int dev, uint64_t *word, uint64_t value, uint64_t count)
+{
+	struct devex_add add = {
+		.addr = (uintptr_t)word,
+		.value = value,
+		.count = count,
+	};
+
+	if (ioctl(dev, DEVEX_IOC_ADD, &add))
+		return -errno;
+	return add.done == count ? 0 : -EIO;
+}
+
+int device_pin(int dev, const struct memory *mem)
+{
+	struct devex_range range = {};
+
+	return device_range(dev, DEVEX_IOC_PIN, mem, &range);
+}
+
+int device_unpin(int dev, const struct memory *mem)
+{
+	struct devex_range range = {};
+
+	return device_range(dev, DEVEX_IOC_UNPIN, mem, &range);
+}
+
+int device_poison(int dev, const struct memory *mem)
+{
+	struct devex_range range = {};
+
+	return device_range(dev, DEVEX_IOC_POISON, mem, &range);
+}
+
+static int device_dma(int dev, const void *addr, const void *buf, size_t size,
+		      uint32_t flags)
+{
+	struct devex_dma dma = {
+		.addr = (uintptr_t)addr,
+		.size = size,
+		.buf = (uintptr_t)buf,
+		.flags = flags,
+	};
+
+	return ioctl(dev, DEVEX_IOC_DMA, &dma) ? -errno : 0;
+}
+
+int device_write(int dev, void *addr, const void *buf, size_t size)
+{
+	return device_dma(dev, addr, buf, size, 0);
+}
+
+int device_read(int dev, const void *addr, void *buf, size_t size)
+{
+	return device_dma(dev, addr, buf, size, DEVEX_DMA_READ);
+}
+
+/* Which pages of @mem does the device hold? One byte a page in @held */
+int device_query(int dev, const struct memory *mem, uint8_t *held)
+{
+	struct devex_query query = {
+		.addr = (uintptr_t)mem->addr,
+		.size = mem->size,
+		.held = (uintptr_t)held,
+	};
+
+	return ioctl(dev, DEVEX_IOC_QUERY, &query) ? -errno : 0;
+}
+
+/* How many pages of @mem does the device hold, or -errno */
+long device_held(int dev, const struct memory *mem)
+{
+	uint8_t held[mem->nr];
+	long count = 0;
+	size_t i;
+	int ret;
+
+	ret = device_query(dev, mem, held);
+	if (ret)
+		return ret;
+	for (i = 0; i < mem->nr; i++)
+		count += held[i];
+	return count;
+}
+
+int device_counters(int dev, struct devex_counters *counters)
+{
+	memset(counters, 0, sizeof(*counters));
+	return ioctl(dev, DEVEX_IOC_COUNTERS, counters) ? -errno : 0;
+}
+
+/* Nothing may be in the hands of the device unless it was taken from the CPU */
+bool device_agrees(int dev, const struct memory *mem)
+{
+	uint64_t entries[mem->nr];
+	uint8_t held[mem->nr];
+	size_t i;
+
+	if (device_query(dev, mem, held))
+		return false;
+	read_pagemap(mem->addr, mem->nr, entries);
+	for (i = 0; i < mem->nr; i++) {
+		if (held[i] && entry_state(entries[i], 0) != PAGE_EXCLUSIVE) {
+			complain("page %zu: the device holds it, and it is not exclusive",
+				 i);
+			return false;
+		}
+	}
+	return true;
+}
+
+/*
+ * Processes
+ */
+pid_t peer_fork(struct peer *peer)
+{
+	int to_child[2], to_parent[2];
+
+	if (pipe(to_child))
+		return -1;
+	if (pipe(to_parent)) {
+		close(to_child[0]);
+		close(to_child[1]);
+		return -1;
+	}
+	peer->pid = fork();
+	peer->in = peer->pid ? to_parent[0] : to_child[0];
+	peer->out = peer->pid ? to_child[1] : to_parent[1];
+	close(peer->pid ? to_child[0] : to_child[1]);
+	close(peer->pid ? to_parent[1] : to_parent[0]);
+	if (peer->pid < 0) {
+		close(peer->in);
+		close(peer->out);
+	}
+	return peer->pid;
+}
+
+void peer_tell(const struct peer *peer)
+{
+	if (write(peer->out, "", 1) != 1)
+		complain("the other process is gone");
+}
+
+/* False if the other end died instead of telling us anything */
+bool peer_wait(const struct peer *peer)
+{
+	char c;
+
+	return read(peer->in, &c, 1) == 1;
+}
+
+/* The exit code of a child; 128 + signal when killed */
+int child_exit(pid_t pid)
+{
+	int status;
+
+	if (waitpid(pid, &status, 0) != pid)
+		return -1;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+int peer_exit(struct peer *peer)
+{
+	close(peer->in);
+	close(peer->out);
+	return child_exit(peer->pid);
+}
+
+pid_t helper_start(void (*work)(void *data), void *data)
+{
+	pid_t pid;
+
+	pid = fork();
+	if (pid)
+		return pid;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	for (;;)
+		work(data);
+}
+
+int helper_stop(pid_t pid)
+{
+	if (waitpid(pid, NULL, WNOHANG))
+		return complain("the helper has not run until the end");
+	kill(pid, SIGKILL);
+	child_exit(pid);
+	return 0;
+}
+
+/*
+ * A control group of the test's own: what the process maps from now on can be
+ * reclaimed without touching anybody else's memory.
+ */
+int cgroup_set(const struct cgroup *cg, const char *file, const char *value)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/%s", cg->path, file);
+	return write_file(path, value);
+}
+
+int cgroup_enter(struct cgroup *cg)
+{
+	char pid[16], line[200] = "";
+	FILE *file;
+
+	file = fopen("/proc/self/cgroup", "r");
+	if (!file || !fgets(line, sizeof(line), file) ||
+	    strncmp(line, "0::/", 4)) {
+		if (file)
+			fclose(file);
+		return complain("no cgroup2 in /proc/self/cgroup");
+	}
+	fclose(file);
+	line[strcspn(line, "\n")] = '\0';
+	snprintf(cg->old, sizeof(cg->old), CGROUP_ROOT "%s/cgroup.procs",
+		 line + strlen("0::"));
+
+	if (write_file(CGROUP_ROOT "/cgroup.subtree_control", "+memory"))
+		return -1;
+	snprintf(pid, sizeof(pid), "%d", getpid());
+	snprintf(cg->path, sizeof(cg->path), CGROUP_ROOT "/device-exclusive-%s",
+		 pid);
+	if (mkdir(cg->path, 0755))
+		return complain("cannot make %s: %s", cg->path,
+				strerror(errno));
+	return cgroup_set(cg, "cgroup.procs", pid);
+}
+
+void cgroup_leave(struct cgroup *cg)
+{
+	char pid[16];
+
+	if (!cg->path[0])
+		return;
+	snprintf(pid, sizeof(pid), "%d", getpid());
+	write_file(cg->old, pid);
+	rmdir(cg->path);
+}
+
+/* As much as it gets: less than asked is EAGAIN, and no error here */
+void cgroup_reclaim(const struct cgroup *cg, const char *amount)
+{
+	char path[128];
+	ssize_t ret;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/memory.reclaim", cg->path);
+	fd = open(path, O_WRONLY);
+	if (fd < 0) {
+		complain("cannot open %s: %s", path, strerror(errno));
+		abort();
+	}
+	ret = write(fd, amount, strlen(amount));
+	if (ret < 0 && errno != EAGAIN) {
+		complain("cannot write %s: %s", path, strerror(errno));
+		abort();
+	}
+	close(fd);
+}

@@ -1,0 +1,649 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * fork() of a process that has device-exclusive memory: it must not fail, the
+ * entries must be gone afterwards, and parent and child must be on their own.
+ */
+#include "kselftest_harness.h"
+#include <fcntl.h>
+#include <spawn.h>
+#include <sched.h>
+
+#include "devex_util.h"
+
+#define PARENT_SEED	0x10
+#define CHILD_SEED	0x20
+#define DEVICE_SEED	0x30
+
+#define PAGE_IDLE	"/sys/kernel/mm/page_idle/bitmap"
+
+/* What a program that is executed by a test exits with */
+#define EXEC_OK		42
+
+FIXTURE(fork)
+{
+	struct memory mem;
+	int dev;
+};
+
+FIXTURE_VARIANT(fork)
+{
+	enum memory_kind kind;
+};
+
+FIXTURE_VARIANT_ADD(fork, small)
+{
+	.kind = SMALL,
+};
+
+FIXTURE_VARIANT_ADD(fork, ptemap)
+{
+	.kind = PTEMAP,
+};
+
+FIXTURE_VARIANT_ADD(fork, thp)
+{
+	.kind = THP,
+};
+
+FIXTURE_VARIANT_ADD(fork, lazyfree)
+{
+	.kind = LAZYFREE,
+};
+
+FIXTURE_VARIANT_ADD(fork, ksm)
+{
+	.kind = KSM,
+};
+
+FIXTURE_VARIANT_ADD(fork, mremapped)
+{
+	.kind = MREMAPPED,
+};
+
+FIXTURE_VARIANT_ADD(fork, swapped)
+{
+	.kind = SWAPPED,
+};
+
+FIXTURE_SETUP(fork)
+{
+	self->dev = device_open();
+	ASSERT_LE(0, self->dev);
+	ASSERT_EQ(0, memory_map(&self->mem, variant->kind, PARENT_SEED));
+}
+
+FIXTURE_TEARDOWN(fork)
+{
+	if (self->dev >= 0)
+		close(self->dev);
+	memory_unmap(&self->mem);
+}
+
+/* Give all of the memory to the device. */
+static void make_all(struct __test_metadata *_metadata, int dev,
+		     const struct memory *mem)
+{
+	ASSERT_EQ((long)mem->nr, device_make(dev, mem, 0));
+	ASSERT_EQ(mem->nr, memory_count(mem, PAGE_EXCLUSIVE));
+	ASSERT_EQ((long)mem->nr, device_held(dev, mem));
+}
+
+/* Nothing is left of it, neither in the page table nor in the device. */
+static void expect_reverted(struct __test_metadata *_metadata, int dev,
+			    const struct memory *mem)
+{
+	struct devex_counters counters;
+
+	EXPECT_EQ(0, memory_count(mem, PAGE_EXCLUSIVE));
+	EXPECT_EQ(mem->nr, memory_count(mem, PAGE_PRESENT));
+	EXPECT_EQ(0, device_held(dev, mem));
+	EXPECT_EQ(0, device_counters(dev, &counters));
+	EXPECT_EQ(0, counters.held);
+}
+
+static void fork_while_locked(struct __test_metadata *_metadata, int dev,
+			      const struct memory *mem,
+			      const struct memory *locked, size_t folios)
+{
+	struct devex_counters counters;
+	pid_t pid;
+
+	/* The device takes everything, and keeps some folios locked. */
+	make_all(_metadata, dev, mem);
+	ASSERT_EQ((long)locked->nr,
+		  device_make(dev, locked, DEVEX_RANGE_LOCKED));
+	ASSERT_EQ(mem->nr, memory_count(mem, PAGE_EXCLUSIVE));
+	ASSERT_EQ(0, device_counters(dev, &counters));
+	ASSERT_EQ(folios, counters.locked);
+
+	/* Whoever holds a folio lock, fork succeeds. */
+	pid = fork();
+	if (!pid) {
+		/* The child needs no folio lock for its memory either. */
+		EXPECT_EQ(mem->nr, memory_count(mem, PAGE_PRESENT));
+		EXPECT_EQ(0, memory_wrong(mem, PARENT_SEED));
+		memory_fill(mem, CHILD_SEED);
+		EXPECT_EQ(0, memory_wrong(mem, CHILD_SEED));
+		_exit(0);
+	}
+	ASSERT_LE(0, pid)
+		TH_LOG("fork failed: %s", strerror(errno));
+	ASSERT_EQ(0, child_exit(pid));
+
+	expect_reverted(_metadata, dev, mem);
+	EXPECT_EQ(0, memory_wrong(mem, PARENT_SEED));
+	EXPECT_EQ(0, device_unlock(dev));
+	EXPECT_EQ(0, memory_wrong(mem, PARENT_SEED));
+}
+
+/* The lock of a single folio is held. */
+TEST_F(fork, locked_one)
+{
+	struct memory one = memory_part(&self->mem, self->mem.nr / 3, 1);
+
+	fork_while_locked(_metadata, self->dev, &self->mem, &one, 1);
+}
+
+/* The lock of each and every folio is held. */
+TEST_F(fork, locked_all)
+{
+	fork_while_locked(_metadata, self->dev, &self->mem, &self->mem,
+			  self->mem.folios);
+}
+
+/* After fork neither has an exclusive entry, and the device was told. */
+TEST_F(fork, child_state)
+{
+	const struct memory *mem = &self->mem;
+	struct devex_counters before, after;
+	struct peer peer;
+
+	make_all(_metadata, self->dev, mem);
+	ASSERT_EQ(0, device_counters(self->dev, &before));
+
+	ASSERT_LE(0, peer_fork(&peer));
+	if (!peer.pid) {
+		/* Look before anything is touched, by either of the two. */
+		EXPECT_EQ(0, memory_count(mem, PAGE_EXCLUSIVE));
+		EXPECT_EQ(mem->nr, memory_count(mem, PAGE_PRESENT));
+		peer_tell(&peer);
+		EXPECT_TRUE(peer_wait(&peer));
+		EXPECT_EQ(0, memory_wrong(mem, PARENT_SEED));
+		_exit(0);
+	}
+	EXPECT_TRUE(peer_wait(&peer));
+	expect_reverted(_metadata, self->dev, mem);
+	EXPECT_EQ(0, device_counters(self->dev, &after));
+	EXPECT_EQ(before.invalidated + mem->nr, after.invalidated);
+	peer_tell(&peer);
+	EXPECT_EQ(0, memory_wrong(mem, PARENT_SEED));
+	EXPECT_EQ(0, peer_exit(&peer));
+}
+
+/* Every page is copied on write, whichever of the two writes first. */
+TEST_F(fork, write_protected)
+{
+	const struct memory *mem = &self->mem;
+	size_t i, wrong = 0;
+	struct memory page;
+	struct peer peer;
+
+	make_all(_metadata, self->dev, mem);
+
+	ASSERT_LE(0, peer_fork(&peer));
+	if (!peer.pid) {
+		/* The parent has written to the even pages: not to ours. */
+		EXPECT_TRUE(peer_wait(&peer));
+		EXPECT_EQ(0, memory_wrong(mem, PARENT_SEED));
+
+		/* We are the first to write to the odd ones. */
+		memory_fill(mem, CHILD_SEED);
+		peer_tell(&peer);
+
+		/* By now the parent has written to all. */
+		EXPECT_TRUE(peer_wait(&peer));
+		EXPECT_EQ(0, memory_wrong(mem, CHILD_SEED));
+		_exit(0);
+	}
+	for (i = 0; i < mem->nr; i += 2) {
+		page = memory_part(mem, i, 1);
+		memory_fill(&page, DEVICE_SEED);
+	}
+	peer_tell(&peer);
+
+	/* What the child has written is not in our pages. */
+	EXPECT_TRUE(peer_wait(&peer));
+	for (i = 0; i < mem->nr; i++) {
+		page = memory_part(mem, i, 1);
+		wrong += memory_wrong(&page, i % 2 ? PARENT_SEED : DEVICE_SEED);
+	}
+	EXPECT_EQ(0, wrong);
+
+	memory_fill(mem, DEVICE_SEED);
+	peer_tell(&peer);
+	EXPECT_EQ(0, peer_exit(&peer));
+	EXPECT_EQ(0, memory_wrong(mem, DEVICE_SEED));
+}
+
+/* Add as the device, to the first word of every page. */
+static void add_everywhere(struct __test_metadata *_metadata, int dev,
+			   const struct memory *mem, uint64_t value)
+{
+	size_t i;
+
+	for (i = 0; i < mem->nr; i++)
+		ASSERT_EQ(0, device_add(dev, memory_word(mem, i), value, 1));
+}
+
+static size_t count_first(const struct memory *mem, uint32_t seed,
+			  uint64_t added)
+{
+	size_t i, count = 0;
+
+	for (i = 0; i < mem->nr; i++)
+		count += read_word(memory_word(mem, i)) ==
+			 memory_value(seed, i, 0) + added;
+	return count;
+}
+
+/* Both make the same addresses exclusive: each has a page of its own there. */
+TEST_F(fork, own_pages)
+{
+	const struct memory *mem = &self->mem;
+	struct peer peer;
+	uint64_t *pfns;
+	int dev;
+
+	pfns = mmap(NULL, mem->nr * sizeof(*pfns), PROT_READ | PROT_WRITE,
+		    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, pfns);
+	make_all(_metadata, self->dev, mem);
+
+	ASSERT_LE(0, peer_fork(&peer));
+	if (!peer.pid) {
+		/* The inherited device is the parent's: open another one. */
+		dev = device_open();
+		EXPECT_LE(0, dev);
+		make_all(_metadata, dev, mem);
+		memory_pfns(mem, pfns);
+		peer_tell(&peer);
+		EXPECT_TRUE(peer_wait(&peer));
+
+		/* Both devices add at the same addresses. */
+		add_everywhere(_metadata, dev, mem, 1000);
+		peer_tell(&peer);
+		EXPECT_TRUE(peer_wait(&peer));
+		EXPECT_EQ(mem->nr, count_first(mem, PARENT_SEED, 1000));
+		_exit(0);
+	}
+	ASSERT_TRUE(peer_wait(&peer));
+	make_all(_metadata, self->dev, mem);
+	EXPECT_EQ(mem->nr, memory_moved(mem, pfns));
+	peer_tell(&peer);
+
+	add_everywhere(_metadata, self->dev, mem, 1);
+	EXPECT_TRUE(peer_wait(&peer));
+	EXPECT_EQ(mem->nr, count_first(mem, PARENT_SEED, 1));
+	peer_tell(&peer);
+	EXPECT_EQ(0, peer_exit(&peer));
+}
+
+/* Memory pinned for DMA stays with the parent, exclusive or not. */
+static void keep_pinned(struct __test_metadata *_metadata, int dev,
+			const struct memory *mem, bool exclusive)
+{
+	uint64_t pfns[mem->nr], word;
+	struct peer peer;
+	size_t i;
+
+	ASSERT_EQ(0, device_pin(dev, mem));
+	if (exclusive)
+		make_all(_metadata, dev, mem);
+	memory_pfns(mem, pfns);
+
+	ASSERT_LE(0, peer_fork(&peer))
+		TH_LOG("fork failed: %s", strerror(errno));
+	if (!peer.pid) {
+		EXPECT_EQ(0, memory_count(mem, PAGE_EXCLUSIVE));
+		/* A pinned page is never shared: we got copies. */
+		EXPECT_EQ(mem->nr, memory_moved(mem, pfns));
+
+		/* Neither the parent's writes nor DMA reach them. */
+		EXPECT_TRUE(peer_wait(&peer));
+		EXPECT_EQ(0, memory_wrong(mem, PARENT_SEED));
+		memory_fill(mem, CHILD_SEED);
+		_exit(0);
+	}
+	EXPECT_EQ(0, memory_count(mem, PAGE_EXCLUSIVE));
+
+	/* We write, and keep the pages that we had. */
+	memory_fill(mem, DEVICE_SEED);
+	EXPECT_EQ(0, memory_moved(mem, pfns));
+
+	/* So DMA still goes to, and comes from, what we see. */
+	for (i = 0; i < mem->nr; i++) {
+		word = ~i;
+		EXPECT_EQ(0, device_write(dev, memory_word(mem, i), &word,
+					  sizeof(word)));
+		EXPECT_EQ(word, read_word(memory_word(mem, i)));
+		word = 0;
+		EXPECT_EQ(0, device_read(dev, memory_word(mem, i), &word,
+					 sizeof(word)));
+		EXPECT_EQ(~i, word);
+	}
+	peer_tell(&peer);
+	EXPECT_EQ(0, peer_exit(&peer));
+
+	/* And what the child wrote did not come here. */
+	for (i = 0; i < mem->nr; i++)
+		EXPECT_EQ(~i, read_word(memory_word(mem, i)));
+	EXPECT_EQ(0, device_unpin(dev, mem));
+}
+
+TEST_F(fork, pinned)
+{
+	keep_pinned(_metadata, self->dev, &self->mem, false);
+}
+
+TEST_F(fork, pinned_exclusive)
+{
+	keep_pinned(_metadata, self->dev, &self->mem, true);
+}
+
+/* A child with exclusive memory of its own forks as well. */
+TEST_F(fork, nested)
+{
+	const struct memory *mem = &self->mem;
+	pid_t pid, grandchild;
+	int dev;
+
+	make_all(_metadata, self->dev, mem);
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		dev = device_open();
+		EXPECT_LE(0, dev);
+		make_all(_metadata, dev, mem);
+		add_everywhere(_metadata, dev, mem, 5);
+
+		grandchild = fork();
+		EXPECT_LE(0, grandchild);
+		if (!grandchild) {
+			EXPECT_EQ(0, memory_count(mem, PAGE_EXCLUSIVE));
+			EXPECT_EQ(mem->nr, count_first(mem, PARENT_SEED, 5));
+			memory_fill(mem, DEVICE_SEED);
+			_exit(0);
+		}
+		EXPECT_EQ(0, child_exit(grandchild));
+		expect_reverted(_metadata, dev, mem);
+		EXPECT_EQ(mem->nr, count_first(mem, PARENT_SEED, 5));
+		memory_fill(mem, CHILD_SEED);
+		_exit(0);
+	}
+	EXPECT_EQ(0, child_exit(pid));
+	expect_reverted(_metadata, self->dev, mem);
+	EXPECT_EQ(0, memory_wrong(mem, PARENT_SEED));
+}
+
+/* vfork and exec copy no page table, and take nothing from the device. */
+TEST_F(fork, vfork_exec)
+{
+	char *const argv[] = { "/proc/self/exe", "exec-ok", NULL };
+	const struct memory *mem = &self->mem;
+	pid_t pid;
+
+	make_all(_metadata, self->dev, mem);
+	/* The C library's posix_spawn() is vfork and exec. */
+	ASSERT_EQ(0, posix_spawn(&pid, argv[0], NULL, NULL, argv, environ));
+	EXPECT_EQ(EXEC_OK, child_exit(pid));
+	EXPECT_EQ(mem->nr, memory_count(mem, PAGE_EXCLUSIVE));
+	EXPECT_EQ((long)mem->nr, device_held(self->dev, mem));
+	EXPECT_EQ(0, memory_wrong(mem, PARENT_SEED));
+}
+
+/* fork has to copy a pinned page that cannot be read: it says so. */
+TEST(unreadable)
+{
+	struct memory mem, one;
+	pid_t pid;
+	int dev;
+	int ret;
+
+	dev = device_open();
+	ASSERT_LE(0, dev);
+	ASSERT_EQ(0, memory_map(&mem, SMALL, PARENT_SEED));
+	one = memory_part(&mem, 6, 1);
+	ASSERT_EQ(0, device_pin(dev, &one));
+	ret = device_poison(dev, &one);
+	if (ret == -EOPNOTSUPP)
+		SKIP(return, "this architecture does not survive reading such a page");
+	ASSERT_EQ(0, ret);
+
+	pid = fork();
+	if (!pid)
+		_exit(0);
+	EXPECT_EQ(-1, pid);
+	EXPECT_EQ(EHWPOISON, errno);
+
+	/* From now on the kernel treats it as broken: nobody may touch it. */
+	one = memory_part(&mem, 0, 6);
+	EXPECT_EQ(0, memory_wrong(&one, PARENT_SEED));
+}
+
+/*
+ * fork in a loop while somebody else takes folio locks
+ */
+#define FORKS		350
+
+/* Pages that each turn is about; of a THP just these are mapped by PTEs */
+#define LOOP_PAGES	32
+
+/**
+ * struct target - what the process that makes trouble needs to know
+ * @trouble: what it does, again and again
+ * @cgroup: whose memory to reclaim
+ * @heads: first page frames of the folios
+ * @idle: the file @PAGE_IDLE
+ * @stop: do nothing for the moment
+ * @busy: it is doing something
+ */
+struct target {
+	void (*trouble)(struct target *target);
+	struct cgroup cgroup;
+	uint64_t heads[LOOP_PAGES];
+	int idle;
+	int stop;
+	int busy;
+};
+
+FIXTURE(loop)
+{
+	struct target *target;
+	struct memory mem;
+	int dev;
+};
+
+FIXTURE_VARIANT(loop)
+{
+	enum memory_kind kind;
+};
+
+FIXTURE_VARIANT_ADD(loop, small)
+{
+	.kind = SMALL,
+};
+
+FIXTURE_VARIANT_ADD(loop, thp)
+{
+	.kind = THP,
+};
+
+FIXTURE_SETUP(loop)
+{
+	self->dev = device_open();
+	ASSERT_LE(0, self->dev);
+	self->target = mmap(NULL, sizeof(*self->target), PROT_READ | PROT_WRITE,
+			    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, self->target);
+	self->mem.kind = variant->kind;
+	ASSERT_EQ(0, cgroup_enter(&self->target->cgroup));
+}
+
+FIXTURE_TEARDOWN(loop)
+{
+	if (self->dev >= 0)
+		close(self->dev);
+	memory_unmap(&self->mem);
+	cgroup_leave(&self->target->cgroup);
+}
+
+static void make_trouble(void *data)
+{
+	struct target *target = data;
+
+	__atomic_store_n(&target->busy, 1, __ATOMIC_SEQ_CST);
+	if (!__atomic_load_n(&target->stop, __ATOMIC_SEQ_CST))
+		target->trouble(target);
+	__atomic_store_n(&target->busy, 0, __ATOMIC_SEQ_CST);
+	sched_yield();
+}
+
+static void set_trouble(struct target *target, bool on)
+{
+	__atomic_store_n(&target->stop, !on, __ATOMIC_SEQ_CST);
+	while (!on && __atomic_load_n(&target->busy, __ATOMIC_SEQ_CST))
+		sched_yield();
+}
+
+/* Start with a large folio each time, and without trouble. */
+static void renew_memory(struct __test_metadata *_metadata, struct memory *mem,
+			 struct target *target)
+{
+	if (mem->kind != THP)
+		return;
+	set_trouble(target, false);
+	ASSERT_EQ(0, memory_renew(mem, LOOP_PAGES, PARENT_SEED));
+	set_trouble(target, true);
+}
+
+static void note_heads(struct target *target, const struct memory *part)
+{
+	size_t nr = part->kind == THP ? thp_size() / page_size() : 1;
+	uint64_t pfns[part->nr];
+	size_t i;
+
+	memory_pfns(part, pfns);
+	for (i = 0; i < part->nr; i++)
+		__atomic_store_n(&target->heads[i], pfns[i] / nr * nr,
+				 __ATOMIC_RELAXED);
+}
+
+static void fork_in_a_loop(struct __test_metadata *_metadata, int dev,
+			   struct memory *mem, struct target *target,
+			   void (*trouble)(struct target *))
+{
+	unsigned int i, failed = 0, wrong = 0;
+	struct memory part;
+	pid_t pid, helper;
+	size_t done;
+	long made;
+	int error = 0;
+
+	target->trouble = trouble;
+	target->stop = true;
+	helper = helper_start(make_trouble, target);
+	ASSERT_LE(0, helper);
+	/* Not before: the helper must not share it. */
+	ASSERT_EQ(0, memory_map(mem, mem->kind, PARENT_SEED));
+	ASSERT_EQ(0, drain_lru());
+	set_trouble(target, true);
+	for (i = 0; i < FORKS; i++) {
+		renew_memory(_metadata, mem, target);
+		part = memory_part(mem, 0, LOOP_PAGES);
+
+		/* Fewer pages than asked for is normal: ask again. */
+		for (done = 0; done < part.nr; done += made) {
+			struct memory rest = memory_part(&part, done,
+							 part.nr - done);
+
+			made = device_make(dev, &rest, 0);
+			ASSERT_LT(0, made);
+		}
+		note_heads(target, &part);
+
+		pid = fork();
+		if (!pid)
+			_exit(memory_wrong(&part, PARENT_SEED) != 0);
+		if (pid < 0) {
+			error = errno;
+			failed++;
+			continue;
+		}
+		wrong += child_exit(pid) != 0;
+	}
+	wrong += memory_wrong(&part, PARENT_SEED) != 0;
+	EXPECT_EQ(0, helper_stop(helper));
+	TH_LOG("%u forks, %u failed%s%s", i, failed, failed ? ": " : "",
+	       failed ? strerror(error) : "");
+	EXPECT_EQ(0, failed);
+	EXPECT_EQ(0, wrong);
+}
+
+/* Write page_idle's bitmap, which walks the rmap under the folio lock. */
+static void mark_idle(struct target *target)
+{
+	uint64_t head, last = 0, bit;
+	size_t i;
+
+	for (i = 0; i < LOOP_PAGES; i++) {
+		head = __atomic_load_n(&target->heads[i], __ATOMIC_RELAXED);
+		bit = 1ULL << (head % 64);
+		if (head == last)
+			continue;
+		last = head;
+		if (pwrite(target->idle, &bit, sizeof(bit), head / 64 * 8) < 0)
+			_exit(1);
+	}
+}
+
+TEST_F_TIMEOUT(loop, idle, 55)
+{
+	self->target->idle = open(PAGE_IDLE, O_WRONLY);
+	ASSERT_LE(0, self->target->idle)
+		TH_LOG("cannot open %s: %s", PAGE_IDLE, strerror(errno));
+	fork_in_a_loop(_metadata, self->dev, &self->mem, self->target,
+		       mark_idle);
+}
+
+/* Reclaim the test's memory. */
+static void reclaim(struct target *target)
+{
+	cgroup_reclaim(&target->cgroup, "256K");
+}
+
+TEST_F_TIMEOUT(loop, reclaim, 55)
+{
+	fork_in_a_loop(_metadata, self->dev, &self->mem, self->target,
+		       reclaim);
+}
+
+/* Compact all of the memory. */
+static void compact(struct target *target)
+{
+	(void)target;
+	if (write_file("/proc/sys/vm/compact_memory", "1"))
+		_exit(1);
+}
+
+TEST_F_TIMEOUT(loop, compact, 55)
+{
+	fork_in_a_loop(_metadata, self->dev, &self->mem, self->target,
+		       compact);
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 2 && !strcmp(argv[1], "exec-ok"))
+		return EXEC_OK;
+	return test_harness_run(argc, argv);
+}
