@@ -46,6 +46,7 @@
 #define SLOW_SECONDS	10	/* worth a remark */
 #define MAX_CASES	1024
 #define MAX_LINES	50	/* of output of one test case */
+#define MAX_SPLATS	3	/* of them that are shown */
 
 /* What setting up the machine gave: 0 or -errno */
 static int swap_error, cgroup_error;
@@ -59,6 +60,7 @@ static struct {
 	const char *name;
 	unsigned int nr;	/* of the subtest */
 	unsigned int cases;
+	unsigned int splats;	/* in the current case */
 	bool failed;
 } sub;
 
@@ -174,35 +176,34 @@ static void compile_splats(void)
 	fclose(f);
 }
 
-/*
- * Read what the kernel has logged since the last call: how many lines of it
- * are splats?
- */
-static int new_splats(void)
+static void add_splat(const char *text)
+{
+	if (sub.splats++ < MAX_SPLATS)
+		diag("kernel: %s", text);
+}
+
+/* Look for splats in what the kernel has logged since the last call. */
+static void read_kmsg(void)
 {
 	char record[8192], *text;
-	int found = 0;
 	ssize_t n;
 
 	for (;;) {
 		n = read(kmsg, record, sizeof(record) - 1);
 		if (n < 0 && errno == EPIPE) {
-			diag("kernel messages were lost: more than its log can hold");
-			found++;
+			add_splat("(it logged more than its buffer can hold)");
 			continue;
 		}
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
-			return found;
+			return;
 		record[n] = '\0';
 		text = strchr(record, ';');
 		text = text ? text + 1 : record;
 		text[strcspn(text, "\n")] = '\0';
-		if (!regexec(&splat, text, 0, NULL, 0)) {
-			diag("kernel: %s", text);
-			found++;
-		}
+		if (!regexec(&splat, text, 0, NULL, 0))
+			add_splat(text);
 	}
 }
 
@@ -258,8 +259,12 @@ static void case_begin(const char *name)
 static void case_end(const char *name, bool ok, const char *directive)
 {
 	visit_cpus();
-	if (new_splats())
+	read_kmsg();
+	if (sub.splats > MAX_SPLATS)
+		diag("kernel: and %u more", sub.splats - MAX_SPLATS);
+	if (sub.splats)
 		ok = false;
+	sub.splats = 0;
 	if (!ok) {
 		sub.failed = true;
 		directive = "";
@@ -532,7 +537,7 @@ static void run_case(const struct testcase *t)
 	struct output out = { .name = t->name };
 	double start = now(), left;
 	bool timed_out = true;
-	struct pollfd fds[2];
+	struct pollfd fds[3];
 	int pipes[2], status;
 	char path[512];
 	bool ok;
@@ -549,16 +554,21 @@ static void run_case(const struct testcase *t)
 	if (pid < 0)
 		bail_out("fork: %m");
 
-	/* Until the program itself ends: its children may keep the pipe. */
+	/*
+	 * Until the program itself ends (its children may keep the pipe), or
+	 * the kernel has failed it: what would follow is more of the same.
+	 */
 	fds[0] = (struct pollfd){ .fd = pipes[0], .events = POLLIN };
 	fds[1] = (struct pollfd){ .events = POLLIN };
 	fds[1].fd = syscall(SYS_pidfd_open, pid, 0);
+	fds[2] = (struct pollfd){ .fd = kmsg, .events = POLLIN };
 	while ((left = start + CASE_SECONDS - now()) > 0) {
-		poll(fds, 2, left * 1000 + 1);
+		poll(fds, 3, left * 1000 + 1);
 		output_read(&out, pipes[0]);
+		read_kmsg();
 		if (fds[0].revents & POLLHUP)
 			fds[0].fd = -1;
-		if (fds[1].revents) {
+		if (fds[1].revents || sub.splats) {
 			timed_out = false;
 			break;
 		}
@@ -572,6 +582,8 @@ static void run_case(const struct testcase *t)
 	ok = out.reported && out.ok;
 	if (timed_out) {
 		diag("killed after its time limit of %d s", CASE_SECONDS);
+		ok = false;
+	} else if (sub.splats) {
 		ok = false;
 	} else if (WIFSIGNALED(status)) {
 		diag("the test program was killed by signal %d", WTERMSIG(status));
@@ -776,14 +788,14 @@ static void run_demo(void)
 
 	if (ret)
 		bail_out("the module cannot be loaded: %s", strerror(-ret));
-	new_splats();
+	read_kmsg();
 	mkdir(CGROUP, 0755);
 	pid = spawn("/demo/demo", NULL, NULL, fileno(verdict));
 	if (pid < 0 || waitpid(pid, &status, 0) != pid)
 		bail_out("the demo cannot be run: %m");
 	kill_all(0);
 	visit_cpus();
-	new_splats();
+	read_kmsg();
 	fprintf(verdict, "# demo exit %d\n", WIFEXITED(status) ?
 		WEXITSTATUS(status) : 128 + WTERMSIG(status));
 }

@@ -863,6 +863,25 @@ void cgroup_leave(struct cgroup *cg)
 	rmdir(cg->path);
 }
 
+/* Up to date numbers for reclaim, which otherwise only come now and then */
+static void cgroup_flush(const struct cgroup *cg)
+{
+	char path[128], buf[4096];
+	ssize_t ret;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/memory.stat", cg->path);
+	fd = open(path, O_RDONLY);
+	do {
+		ret = read(fd, buf, sizeof(buf));
+	} while (ret > 0);
+	if (fd < 0 || ret < 0) {
+		complain("cannot read %s: %s", path, strerror(errno));
+		abort();
+	}
+	close(fd);
+}
+
 /* As much as it gets: less than asked is EAGAIN, and no error here */
 void cgroup_reclaim(const struct cgroup *cg, const char *amount)
 {
@@ -870,6 +889,7 @@ void cgroup_reclaim(const struct cgroup *cg, const char *amount)
 	ssize_t ret;
 	int fd;
 
+	cgroup_flush(cg);
 	snprintf(path, sizeof(path), "%s/memory.reclaim", cg->path);
 	fd = open(path, O_WRONLY);
 	if (fd < 0) {

@@ -14,7 +14,7 @@
 #define SEED		0x10
 #define OTHER_SEED	0x20
 
-/* What the device adds to the first word of every page */
+/* What the device adds to the first word of the pages that it writes to */
 #define ADDED		5
 
 /* What a program that is executed by a test exits with */
@@ -22,15 +22,27 @@
 
 #define LRU_GEN		"/sys/kernel/mm/lru_gen/enabled"
 
-/* Give all of it to the device, which writes to every page. */
+/* The device writes to every page or, as that takes long, to every eighth. */
+static uint64_t added(const struct memory *mem, size_t page)
+{
+	bool large = mem->kind == PTEMAP || mem->kind == THP ||
+		     mem->kind == LAZYFREE_THP;
+
+	return large && (mem->first + page) % 8 != 3 ? 0 : ADDED;
+}
+
+/* Give all of it to the device, which writes to it. */
 static void make_and_add(struct __test_metadata *_metadata, int dev,
 			 const struct memory *mem)
 {
 	size_t i;
 
 	ASSERT_EQ((long)mem->nr, device_make(dev, mem, 0));
-	for (i = 0; i < mem->nr; i++)
-		ASSERT_EQ(0, device_add(dev, memory_word(mem, i), ADDED, 1));
+	for (i = 0; i < mem->nr; i++) {
+		if (added(mem, i))
+			ASSERT_EQ(0, device_add(dev, memory_word(mem, i),
+						ADDED, 1));
+	}
 	ASSERT_EQ(mem->nr, memory_count(mem, PAGE_EXCLUSIVE));
 	ASSERT_EQ((long)mem->nr, device_held(dev, mem));
 }
@@ -44,7 +56,7 @@ static void expect_data(struct __test_metadata *_metadata,
 
 	for (i = 0; i < mem->nr; i++) {
 		word = memory_word(mem, i);
-		write_word(word, read_word(word) - ADDED);
+		write_word(word, read_word(word) - added(mem, i));
 	}
 	EXPECT_EQ(0, memory_wrong(mem, SEED));
 }
@@ -131,7 +143,7 @@ TEST_F(lifetime, mprotect)
 	ASSERT_EQ(0, mprotect(mem->addr, mem->size, PROT_READ));
 	expect_held(_metadata, self->dev, mem, 0);
 	EXPECT_EQ(-EFAULT, device_make(self->dev, mem, 0));
-	EXPECT_EQ(memory_value(SEED, 1, 0) + ADDED, *memory_word(mem, 1));
+	EXPECT_EQ(memory_value(SEED, 3, 0) + ADDED, *memory_word(mem, 3));
 
 	ASSERT_EQ(0, mprotect(mem->addr, mem->size, PROT_READ | PROT_WRITE));
 	EXPECT_EQ((long)mem->nr, device_make(self->dev, mem, 0));

@@ -26,9 +26,11 @@
 #include <linux/rmap.h>
 #include <linux/rwsem.h>
 #include <linux/sched/signal.h>
+#include <linux/sched/task.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <linux/wait.h>
+#include <linux/workqueue.h>
 #include <linux/xarray.h>
 
 #include "test_device_exclusive_uapi.h"
@@ -62,6 +64,8 @@ struct devex_process {
  * @counters: what DEVEX_IOC_COUNTERS reports, but for the pins
  * @process: whose device it is
  * @locked: the folios that are kept locked, by PFN
+ * @opener: the thread group leader of the process
+ * @watch: gives up @locked when the process dies
  * @pins_lock: protects @pins
  * @pins: list of struct devex_pin
  */
@@ -72,6 +76,8 @@ struct devex {
 	struct devex_counters counters;
 	struct devex_process *process;
 	struct xarray locked;
+	struct task_struct *opener;
+	struct delayed_work watch;
 	struct mutex pins_lock;	/* pins */
 	struct list_head pins;
 };
@@ -121,9 +127,9 @@ static DEFINE_MUTEX(devex_processes_lock);
 /* What mmap() shows: memory, but mapped by PFN */
 static struct page *devex_pfnmap_page;
 
-/* The page that DEVEX_IOC_POISON made unreadable, or 0, and by whom */
+/* The page that DEVEX_IOC_POISON made unreadable, or 0: one for all devices */
 static atomic_long_t devex_poison_pfn;
-static struct devex *devex_poison_owner;
+static bool devex_can_poison;
 
 static struct mm_struct *devex_mm(const struct devex *dev)
 {
@@ -182,7 +188,7 @@ static const struct mmu_interval_notifier_ops devex_notifier_ops = {
 
 /*
  * Program the device with @page. Called with the folio locked. Returns -EAGAIN
- * if there has been an invalidation since @seq.
+ * if that must begin again, because of an invalidation since @seq for example.
  */
 static int devex_program(struct devex *dev, unsigned long addr,
 			 struct page *page, unsigned long seq)
@@ -197,13 +203,14 @@ static int devex_program(struct devex *dev, unsigned long addr,
 	}
 	/*
 	 * There is a place reserved. Should another thread have used that up,
-	 * don't wait for memory: reclaim may be waiting for our lock.
+	 * reserve one again rather than wait for memory here: reclaim may be
+	 * waiting for our lock.
 	 */
 	old = xa_store(&dev->mirror, addr >> PAGE_SHIFT, page,
 		       GFP_NOWAIT | __GFP_NOWARN);
-	err = xa_err(old);
-	if (err)
+	if (xa_is_err(old))
 		goto out;
+	err = 0;
 	dev->counters.conversions++;
 	if (!old)
 		dev->counters.held++;
@@ -249,9 +256,11 @@ release:
 }
 
 /*
- * Make a page an ordinary one. make_device_exclusive() would do that to one that
- * is exclusive already, but its notifier section, coming after our
- * mmu_interval_read_begin(), would make us start over, for ever.
+ * Have an ordinary, writable page at @addr. make_device_exclusive() would see
+ * to that, too, but where it cannot be killed, and not in a range that
+ * userfaultfd handles. If the page is exclusive already, it would also begin a
+ * notifier section for it after our mmu_interval_read_begin(), so that we had
+ * to start over, again and again.
  */
 static int devex_fault_in(unsigned long addr)
 {
@@ -281,6 +290,13 @@ static struct folio *devex_make_page(struct devex *dev, unsigned long addr)
 		if (fatal_signal_pending(current))
 			return ERR_PTR(-EINTR);
 		cond_resched();
+		/* It may be one of these that we would wait for. */
+		if (atomic_long_read(&process->locked))
+			return ERR_PTR(-EBUSY);
+		err = devex_fault_in(addr);
+		if (err)
+			return ERR_PTR(err);
+
 		if (down_read_killable(&process->locking))
 			return ERR_PTR(-EINTR);
 		if (atomic_long_read(&process->locked))
@@ -288,12 +304,9 @@ static struct folio *devex_make_page(struct devex *dev, unsigned long addr)
 		else
 			folio = devex_try_make_page(dev, addr);
 		up_read(&process->locking);
-		if (folio != ERR_PTR(-EAGAIN))
-			return folio;
-		err = devex_fault_in(addr);
-	} while (!err);
+	} while (folio == ERR_PTR(-EAGAIN));
 
-	return ERR_PTR(err);
+	return folio;
 }
 
 static void devex_unlock_folio(struct folio *folio)
@@ -334,6 +347,23 @@ static void devex_unlock_all(struct devex *dev)
 		atomic_long_dec(&dev->process->locked);
 		devex_unlock_folio(folio);
 	}
+}
+
+/*
+ * A dying process may itself wait, where it cannot be killed, for a folio that
+ * it keeps locked: in a fault on the way out, or in a system call like
+ * madvise(). Its files are not closed before that comes to an end. And a child
+ * may have inherited them.
+ */
+static void devex_watch(struct work_struct *work)
+{
+	struct devex *dev = container_of(work, struct devex, watch.work);
+
+	if ((READ_ONCE(dev->opener->signal->flags) & SIGNAL_GROUP_EXIT) ||
+	    !atomic_read(&devex_mm(dev)->mm_users))
+		devex_unlock_all(dev);
+	else if (!xa_empty(&dev->locked))
+		schedule_delayed_work(&dev->watch, HZ / 10);
 }
 
 static bool devex_holds(struct devex *dev, unsigned long index,
@@ -382,6 +412,7 @@ static int devex_lock_page(struct devex *dev, unsigned long index)
 	if (err)
 		goto unlock;
 	atomic_long_inc(&dev->process->locked);
+	schedule_delayed_work(&dev->watch, HZ / 10);
 	return 0;
 
 unlock:
@@ -582,11 +613,12 @@ static long devex_pin(struct devex *dev, unsigned long addr,
 		      unsigned long npages)
 {
 	struct devex_pin *pin;
-	long pinned;
+	unsigned long done;
+	long pinned = 0;
 
 	lockdep_assert_held(&dev->pins_lock);
 
-	if (npages > INT_MAX)
+	if (npages > min_t(unsigned long, totalram_pages(), INT_MAX))
 		return -ENOMEM;
 	if (devex_find_pin(dev, addr, npages * PAGE_SIZE))
 		return -EEXIST;
@@ -597,20 +629,34 @@ static long devex_pin(struct devex *dev, unsigned long addr,
 	pin->addr = addr;
 	pin->npages = npages;
 
-	pinned = pin_user_pages_fast(addr, npages, FOLL_WRITE | FOLL_LONGTERM,
-				     pin->pages);
-	if (pinned != npages) {
-		if (pinned > 0)
-			unpin_user_pages(pin->pages, pinned);
+	/* Where it stops, call again to know why. */
+	for (done = 0; done < npages; done += pinned) {
+		pinned = pin_user_pages_fast(addr + done * PAGE_SIZE,
+					     npages - done,
+					     FOLL_WRITE | FOLL_LONGTERM,
+					     pin->pages + done);
+		if (pinned <= 0)
+			break;
+	}
+	if (done < npages) {
+		unpin_user_pages(pin->pages, done);
 		kvfree(pin);
-		return pinned < 0 ? pinned : -EFAULT;
+		return pinned ? pinned : -EFAULT;
 	}
 	list_add(&pin->node, &dev->pins);
 	return npages;
 }
 
+/* The page can be read again. */
+static void devex_unpoison(void)
+{
+	atomic_long_set(&devex_poison_pfn, 0);
+}
+
 static void devex_unpin(struct devex_pin *pin)
 {
+	if (page_to_pfn(pin->pages[0]) == atomic_long_read(&devex_poison_pfn))
+		devex_unpoison();
 	/* What DEVEX_IOC_DMA wrote is marked dirty. */
 	unpin_user_pages(pin->pages, pin->npages);
 	list_del(&pin->node);
@@ -698,74 +744,92 @@ static long devex_ioctl_dma(struct devex *dev, void __user *arg)
 
 /*
  * Memory errors: fork() copies pinned pages with copy_mc_to_kernel(), which
- * fails when the source cannot be read. Make it fail without such a page.
+ * fails when the source cannot be read. Make it fail without such a page, and
+ * keep memory_failure_queue() from taking that away for good.
  */
 
-#if defined(CONFIG_ARCH_HAS_COPY_MC) && defined(CONFIG_KRETPROBES)
-static int devex_copy_mc_entry(struct kretprobe_instance *ri,
-			       struct pt_regs *regs)
+#if defined(CONFIG_X86_64) && defined(CONFIG_KRETPROBES)
+/* copy_mc_to_kernel(dst, src, len) */
+static int devex_copy_entry(struct kretprobe_instance *ri, struct pt_regs *regs)
 {
 	const void *src = (void *)regs_get_kernel_argument(regs, 1);
 	unsigned long pfn = atomic_long_read(&devex_poison_pfn);
 
+	*(unsigned long *)ri->data = regs_get_kernel_argument(regs, 2);
 	/* Not zero: no need to see it return */
 	return !pfn || !virt_addr_valid(src) ||
 	       page_to_pfn(virt_to_page(src)) != pfn;
 }
 
-static int devex_copy_mc_return(struct kretprobe_instance *ri,
-				struct pt_regs *regs)
+static int devex_copy_return(struct kretprobe_instance *ri,
+			     struct pt_regs *regs)
 {
 	/* "number of bytes not copied" */
-	regs_set_return_value(regs, PAGE_SIZE);
+	regs_set_return_value(regs, *(unsigned long *)ri->data);
 	return 0;
 }
 
-static struct kretprobe devex_copy_mc_probe = {
+/* memory_failure_queue(pfn, flags) */
+static int devex_memory_failure(struct kprobe *kp, struct pt_regs *regs)
+{
+	unsigned long pfn = atomic_long_read(&devex_poison_pfn);
+
+	if (!pfn || regs_get_kernel_argument(regs, 0) != pfn)
+		return 0;
+	/* Return to its caller at once. */
+	instruction_pointer_set(regs, regs_get_kernel_stack_nth(regs, 0));
+	regs->sp += sizeof(unsigned long);
+	return 1;
+}
+
+static struct kretprobe devex_copy_probe = {
 	.kp.symbol_name	= "copy_mc_to_kernel",
-	.entry_handler	= devex_copy_mc_entry,
-	.handler	= devex_copy_mc_return,
+	.entry_handler	= devex_copy_entry,
+	.handler	= devex_copy_return,
+	.data_size	= sizeof(unsigned long),
 };
 
-static int devex_poison_init(void)
+static struct kprobe devex_memory_failure_probe = {
+	.symbol_name	= "memory_failure_queue",
+	.pre_handler	= devex_memory_failure,
+};
+
+static void devex_poison_init(void)
 {
-	return register_kretprobe(&devex_copy_mc_probe);
+	if (IS_ENABLED(CONFIG_MEMORY_FAILURE) &&
+	    register_kprobe(&devex_memory_failure_probe))
+		return;
+	if (!register_kretprobe(&devex_copy_probe))
+		devex_can_poison = true;
+	else if (IS_ENABLED(CONFIG_MEMORY_FAILURE))
+		unregister_kprobe(&devex_memory_failure_probe);
 }
 
 static void devex_poison_exit(void)
 {
-	unregister_kretprobe(&devex_copy_mc_probe);
+	if (!devex_can_poison)
+		return;
+	unregister_kretprobe(&devex_copy_probe);
+	if (IS_ENABLED(CONFIG_MEMORY_FAILURE))
+		unregister_kprobe(&devex_memory_failure_probe);
 }
-
-#define DEVEX_CAN_POISON	true
 #else
-static int devex_poison_init(void) { return 0; }
+static void devex_poison_init(void) { }
 static void devex_poison_exit(void) { }
-
-#define DEVEX_CAN_POISON	false
 #endif
 
-static long devex_poison(struct devex *dev, struct devex_pin *pin)
+static long devex_poison(struct devex_pin *pin)
 {
-	if (!DEVEX_CAN_POISON)
+	if (!devex_can_poison)
 		return -EOPNOTSUPP;
 	if (!pin)
 		return -ENOENT;
 	if (pin->npages != 1)
 		return -EINVAL;
-	/* One for all devices is enough. */
-	if (cmpxchg(&devex_poison_owner, NULL, dev))
+	if (atomic_long_cmpxchg(&devex_poison_pfn, 0,
+				page_to_pfn(pin->pages[0])))
 		return -EBUSY;
-	atomic_long_set(&devex_poison_pfn, page_to_pfn(pin->pages[0]));
 	return 1;
-}
-
-static void devex_unpoison(struct devex *dev)
-{
-	if (READ_ONCE(devex_poison_owner) != dev)
-		return;
-	atomic_long_set(&devex_poison_pfn, 0);
-	WRITE_ONCE(devex_poison_owner, NULL);
 }
 
 /*
@@ -799,7 +863,7 @@ static long devex_range_command(struct devex *dev, unsigned int cmd,
 	if (cmd == DEVEX_IOC_PIN) {
 		ret = devex_pin(dev, addr, npages);
 	} else if (cmd == DEVEX_IOC_POISON) {
-		ret = devex_poison(dev, pin);
+		ret = devex_poison(pin);
 	} else if (pin) {
 		devex_unpin(pin);
 		ret = npages;
@@ -974,6 +1038,8 @@ static int devex_open(struct inode *inode, struct file *file)
 	xa_init(&dev->locked);
 	mutex_init(&dev->pins_lock);
 	INIT_LIST_HEAD(&dev->pins);
+	INIT_DELAYED_WORK(&dev->watch, devex_watch);
+	dev->opener = get_task_struct(current->group_leader);
 
 	dev->process = devex_get_process(current->mm);
 	if (!dev->process)
@@ -989,6 +1055,7 @@ static int devex_open(struct inode *inode, struct file *file)
 put_process:
 	devex_put_process(dev->process);
 free_dev:
+	put_task_struct(dev->opener);
 	kfree(dev);
 	return err;
 }
@@ -1002,11 +1069,12 @@ static int devex_release(struct inode *inode, struct file *file)
 	 * The locks first: mmu_interval_notifier_remove() may have to wait for
 	 * somebody who wants them.
 	 */
+	cancel_delayed_work_sync(&dev->watch);
 	devex_unlock_all(dev);
+	put_task_struct(dev->opener);
 	/* Before the last reference to the mm goes with the notifier */
 	devex_put_process(dev->process);
 	mmu_interval_notifier_remove(&dev->notifier);
-	devex_unpoison(dev);
 	list_for_each_entry_safe(pin, next, &dev->pins, node)
 		devex_unpin(pin);
 	xa_destroy(&dev->mirror);
@@ -1033,23 +1101,17 @@ static struct miscdevice devex_misc = {
 
 static int __init devex_init(void)
 {
-	int err = -ENOMEM;
+	int err;
 
 	devex_pfnmap_page = alloc_page(GFP_KERNEL | __GFP_ZERO);
 	if (!devex_pfnmap_page)
-		return err;
-	err = devex_poison_init();
-	if (err)
-		goto free_page;
+		return -ENOMEM;
+	devex_poison_init();
 	err = misc_register(&devex_misc);
-	if (err)
-		goto unregister_probe;
-	return 0;
-
-unregister_probe:
-	devex_poison_exit();
-free_page:
-	__free_page(devex_pfnmap_page);
+	if (err) {
+		devex_poison_exit();
+		__free_page(devex_pfnmap_page);
+	}
 	return err;
 }
 

@@ -5,14 +5,16 @@
  * An open file of /dev/test_device_exclusive is one device. It mirrors the
  * address space of the process that opened it; another process (a child that
  * inherited the file, for example) gets -EACCES, except from
- * DEVEX_IOC_COUNTERS and DEVEX_IOC_DMA. Closing the file, or the death of the
- * process, takes everything back.
+ * DEVEX_IOC_COUNTERS and DEVEX_IOC_DMA. When the process dies, the device loses
+ * its pages and unlocks what it keeps locked; closing the file takes back the
+ * rest, which is the pins.
  *
  * mmap() of the file gives zeroed memory without struct pages of its own
  * (VM_PFNMAP), which can never be made exclusive.
  *
  * All addresses and sizes are in bytes. Reserved fields must be zero, and so
- * must flag bits without a name: -EINVAL.
+ * must flag bits without a name: -EINVAL. A range that does not end in user
+ * space is -EFAULT.
  */
 #ifndef _TEST_DEVICE_EXCLUSIVE_UAPI_H
 #define _TEST_DEVICE_EXCLUSIVE_UAPI_H
@@ -46,8 +48,8 @@ struct devex_range {
  * struct devex_add - additions by the device
  * @addr: (in) a naturally aligned 64-bit word
  * @value: (in) what to add; the sum wraps
- * @count: (in) how many times
- * @done: (out) additions that were made, also after an error
+ * @count: (in) how many times, at least once
+ * @done: (out) additions that were made, also if the rest of them fail
  * @faults: (out) how often the device had to make the page exclusive for it
  * @reserved: (in) zero
  */
@@ -109,9 +111,8 @@ enum {
 
 /**
  * struct devex_counters - what has happened to this device since it was opened
- * @events: (out) notifier events of the process by kind, those that the device
- *	caused itself by making pages exclusive left out
- * @own_events: (out) the ones left out
+ * @events: (out) notifier events of the process by kind, but for
+ * @own_events: (out) the MMU_NOTIFY_EXCLUSIVE events of this device itself
  * @conversions: (out) pages made exclusive and programmed
  * @retries: (out) attempts given up because of a concurrent notifier event
  * @invalidated: (out) pages that notifier events have taken from the device
@@ -167,9 +168,10 @@ struct devex_counters {
 #define DEVEX_IOC_QUERY		_IOW('x', 0x06, struct devex_query)
 
 /*
- * DEVEX_IOC_POISON: one page, pinned by this device, can not be read without a
- * machine check from now on, until the device is closed. What is simulated is
- * the failure of copy_mc_to_kernel(); -EOPNOTSUPP where the kernel has none.
+ * DEVEX_IOC_POISON: copy_mc_to_kernel() cannot read a page any more, as if it
+ * had a memory error, until it is unpinned. The range is one page, the same as
+ * was given to DEVEX_IOC_PIN. -ENOENT if it was not; -EBUSY while there is
+ * another such page; -EOPNOTSUPP where the kernel does not survive such errors.
  */
 #define DEVEX_IOC_POISON	_IOWR('x', 0x08, struct devex_range)
 
