@@ -3,7 +3,8 @@
 # vm.sh test|demo|shell: run in QEMU what build.sh has made for ARCH and BASE.
 # test and demo print the verdict as it comes and keep it in test.ktap or
 # demo.txt beside the console.log; a VM that does not get to its end fails.
-# TESTS=glob selects tests. DX_VM_TIMEOUT=seconds is the time limit.
+# TESTS=glob selects tests; AFTER=test goes on behind the one that an earlier VM
+# died in, and adds to its verdict. DX_VM_TIMEOUT=seconds is the time limit.
 
 . "$(dirname "$0")/common.sh"
 
@@ -58,12 +59,17 @@ command -v "${qemu[0]}" >/dev/null ||
 
 cmdline=("console=$tty" panic=-1 nokaslr numa=fake=2 hugepages=8
 	watchdog_thresh=30 rcupdate.rcu_cpu_stall_timeout=60 log_buf_len=1M
-	"VM_MODE=$mode" "FLAVOUR=$FLAVOUR")
+	softlockup_panic=1 "VM_MODE=$mode" "FLAVOUR=$FLAVOUR")
 if [ "$FLAVOUR" = patched ] && [ "$mode" != shell ]; then
 	cmdline+=(panic_on_warn=1)
 fi
 if [ -n "${TESTS:-}" ]; then
 	cmdline+=("TESTS=$TESTS")
+fi
+append=()
+if [ -n "${AFTER:-}" ]; then
+	cmdline+=("AFTER=$AFTER")
+	append=(-a)
 fi
 qemu+=(-accel "tcg,thread=multi" -smp 2 -m 3072 -nic none -no-reboot
 	-display none -kernel "$out/kernel" -initrd "$initramfs")
@@ -72,15 +78,20 @@ if [ "$mode" = shell ]; then
 	exec "${qemu[@]}" -serial mon:stdio -append "${cmdline[*]}"
 fi
 
-rm -f "$console"
+if [ -n "${AFTER:-}" ]; then
+	cmdline+=("AFTER=$AFTER")
+else
+	rm -f "$console" "$verdict"
+fi
 start=$SECONDS
 status=0
 timeout --foreground --kill-after=10 "$limit" "${qemu[@]}" \
-	-monitor none -serial "file:$console" \
+	-monitor none -chardev "file,id=console,path=$console,append=on" \
+	-serial chardev:console \
 	-device virtio-serial-pci -chardev file,id=verdict,path=/dev/stdout \
 	-device virtserialport,chardev=verdict,name=verdict \
 	-append "${cmdline[*]}" </dev/null 2>"$out/qemu.log" |
-	tee "$verdict" || status=${PIPESTATUS[0]}
+	tee "${append[@]}" "$verdict" || status=${PIPESTATUS[0]}
 
 if tail -n 1 "$verdict" | grep -q -E "$end"; then
 	say "the VM ran for $((SECONDS - start)) s"

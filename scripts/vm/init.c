@@ -7,7 +7,8 @@
  * test:  runs every test case of every program in /tests in a session and a
  *	  cgroup of its own, under a time limit, and kills all that it leaves
  *	  behind. A splat in the kernel's log fails the case. TESTS is a glob for
- *	  "program:case". The verdict goes as KTAP to a virtio port.
+ *	  "program:case"; AFTER is a case to go on behind, after a VM that died
+ *	  in it. The verdict goes as KTAP to a virtio port.
  * demo:  runs /demo/demo with its output on that port.
  * shell: runs a shell on the console.
  *
@@ -42,7 +43,7 @@
 #define VERDICT_PORT	"/dev/vport0p1"
 #define CGROUP		"/sys/fs/cgroup/test"
 #define CASE_SECONDS	60	/* time limit of one test case */
-#define KILL_SECONDS	90	/* for what it left behind to die */
+#define KILL_SECONDS	45	/* for what it left behind to die */
 #define SLOW_SECONDS	10	/* worth a remark */
 #define MAX_CASES	1024
 #define MAX_LINES	50	/* of output of one test case */
@@ -176,9 +177,17 @@ static void compile_splats(void)
 	fclose(f);
 }
 
+/* The console gets the first splats of a case; more would take minutes. */
+static void quiet_console(bool quiet)
+{
+	write_file("/proc/sys/kernel/printk", quiet ? "1" : "7");
+}
+
 static void add_splat(const char *text)
 {
-	if (sub.splats++ < MAX_SPLATS)
+	if (!sub.splats++)
+		quiet_console(true);
+	if (sub.splats <= MAX_SPLATS)
 		diag("kernel: %s", text);
 }
 
@@ -262,9 +271,11 @@ static void case_end(const char *name, bool ok, const char *directive)
 	read_kmsg();
 	if (sub.splats > MAX_SPLATS)
 		diag("kernel: and %u more", sub.splats - MAX_SPLATS);
-	if (sub.splats)
+	if (sub.splats) {
 		ok = false;
-	sub.splats = 0;
+		sub.splats = 0;
+		quiet_console(false);
+	}
 	if (!ok) {
 		sub.failed = true;
 		directive = "";
@@ -600,6 +611,7 @@ static void run_case(const struct testcase *t)
 static void add_case(const char *program, const char *fixture,
 		     const char *variant, const char *test)
 {
+	static const char *after;
 	const char *glob = getenv("TESTS");
 	struct testcase *t = &cases[nr_cases];
 	char full[512];
@@ -609,10 +621,19 @@ static void add_case(const char *program, const char *fixture,
 	snprintf(t->name, sizeof(t->name), "%s%s%s.%s", fixture,
 		 variant[0] ? "." : "", variant, test);
 	snprintf(full, sizeof(full), "%s:%s", program, t->name);
+	if (!after)
+		after = getenv("AFTER") ?: "";
+	if (after[0]) {
+		if (!strcmp(after, full))
+			after = "";
+		return;
+	}
 	if (glob && glob[0] && fnmatch(glob, full, 0))
 		return;
 	t->program = program;
 	nr_cases++;
+	if (after && !strcmp(after, full))
+		nr_cases = 0;
 }
 
 /* All combinations of the variants and the tests of one fixture */

@@ -864,7 +864,7 @@ void cgroup_leave(struct cgroup *cg)
 }
 
 /* Up to date numbers for reclaim, which otherwise only come now and then */
-static void cgroup_flush(const struct cgroup *cg)
+void cgroup_flush(const struct cgroup *cg)
 {
 	char path[128], buf[4096];
 	ssize_t ret;

@@ -149,6 +149,7 @@ struct cgroup {
 int cgroup_enter(struct cgroup *cg);
 void cgroup_leave(struct cgroup *cg);
 int cgroup_set(const struct cgroup *cg, const char *file, const char *value);
+void cgroup_flush(const struct cgroup *cg);
 void cgroup_reclaim(const struct cgroup *cg, const char *amount);
 
 int write_file(const char *path, const char *value);

@@ -474,7 +474,6 @@ TEST_F(ioctl, pin_twice)
 	struct devex_counters counters;
 
 	EXPECT_EQ(-ENOENT, device_unpin(self->dev, &mid));
-	EXPECT_EQ(-ENOENT, device_poison(self->dev, &mid));
 	ASSERT_EQ(0, device_pin(self->dev, &mid));
 	EXPECT_EQ(-EEXIST, device_pin(self->dev, &mid));
 	EXPECT_EQ(-EEXIST, device_pin(self->dev, &low));
@@ -485,6 +484,31 @@ TEST_F(ioctl, pin_twice)
 	EXPECT_EQ(4, counters.pinned);
 	ASSERT_EQ(0, device_unpin(self->dev, &mid));
 	EXPECT_EQ(-ENOENT, device_unpin(self->dev, &mid));
+	expect_idle(_metadata, self->dev, &self->mem);
+}
+
+/* A memory error is for one page, which is pinned. */
+TEST_F(ioctl, bad_poison)
+{
+	struct memory one = memory_part(&self->mem, 4, 1);
+	struct memory two = memory_part(&self->mem, 4, 2);
+	int ret;
+
+	ret = device_poison(self->dev, &one);
+	if (ret == -EOPNOTSUPP)
+		SKIP(return, "no simulated memory errors on this architecture");
+	EXPECT_EQ(-ENOENT, ret);
+
+	ASSERT_EQ(0, device_pin(self->dev, &two));
+	EXPECT_EQ(-ENOENT, device_poison(self->dev, &one));
+	EXPECT_EQ(-EINVAL, device_poison(self->dev, &two));
+	ASSERT_EQ(0, device_unpin(self->dev, &two));
+
+	/* One at a time */
+	ASSERT_EQ(0, device_pin(self->dev, &one));
+	EXPECT_EQ(0, device_poison(self->dev, &one));
+	EXPECT_EQ(-EBUSY, device_poison(self->dev, &one));
+	ASSERT_EQ(0, device_unpin(self->dev, &one));
 	expect_idle(_metadata, self->dev, &self->mem);
 }
 
