@@ -9,25 +9,44 @@
 
 "$TOP/scripts/build.sh"
 
-# unfinished: the test that has begun last and has no result
-unfinished() {
-	awk '/^    # RUN / { running = $3 }
-		/^    (not )?ok [0-9]+ / { running = "" }
-		END { print running }' "$out/test.ktap"
-}
-
 out=$OUT/$FLAVOUR-$ARCH
 list=$PATCHES/fails-on-base.$ARCH
+
+# verdicts: one line for each test of test.ktap: pass, fail or skip, and its
+# name. One that has begun and has no result is where a VM died.
+verdicts() {
+	awk '
+		function result(what, name) {
+			if (!seen[what, name]++)
+				print what, name
+			running = ""
+		}
+		function died() {
+			if (running != "")
+				result("fail", running)
+		}
+		/^KTAP / { died() }
+		/^    # Subtest: / { program = $3 }
+		/^    # RUN / { running = $3 }
+		/^    not ok [0-9]+ / { result("fail", program ":" $4) }
+		/^    ok [0-9]+ / {
+			result(/ # SKIP/ ? "skip" : "pass", program ":" $3)
+		}
+		END { died() }' "$out/test.ktap"
+}
+
 died=0
 after=
 # The unpatched kernel may die of a test that is listed: go on behind that.
 until AFTER=$after "$TOP/scripts/vm.sh" test; do
-	running=$(unfinished)
-	if [ "$FLAVOUR" = patched ] || [ "$running" = "$after" ]; then
+	last=$(verdicts | tail -n 1)
+	case $FLAVOUR-$last in
+	patched-*|*" boot:"*|*" end:"*|"base-fail $after"|base-pass*|base-skip*)
 		died=1
 		break
-	fi
-	after=$running
+		;;
+	esac
+	after=${last#fail }
 	note "the VM died in $after; another one goes on behind that"
 done
 

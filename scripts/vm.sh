@@ -66,11 +66,6 @@ fi
 if [ -n "${TESTS:-}" ]; then
 	cmdline+=("TESTS=$TESTS")
 fi
-append=()
-if [ -n "${AFTER:-}" ]; then
-	cmdline+=("AFTER=$AFTER")
-	append=(-a)
-fi
 qemu+=(-accel "tcg,thread=multi" -smp 2 -m 3072 -nic none -no-reboot
 	-display none -kernel "$out/kernel" -initrd "$initramfs")
 
@@ -91,7 +86,7 @@ timeout --foreground --kill-after=10 "$limit" "${qemu[@]}" \
 	-device virtio-serial-pci -chardev file,id=verdict,path=/dev/stdout \
 	-device virtserialport,chardev=verdict,name=verdict \
 	-append "${cmdline[*]}" </dev/null 2>"$out/qemu.log" |
-	tee "${append[@]}" "$verdict" || status=${PIPESTATUS[0]}
+	tee -a "$verdict" || status=${PIPESTATUS[0]}
 
 if tail -n 1 "$verdict" | grep -q -E "$end"; then
 	say "the VM ran for $((SECONDS - start)) s"

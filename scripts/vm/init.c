@@ -632,8 +632,6 @@ static void add_case(const char *program, const char *fixture,
 		return;
 	t->program = program;
 	nr_cases++;
-	if (after && !strcmp(after, full))
-		nr_cases = 0;
 }
 
 /* All combinations of the variants and the tests of one fixture */

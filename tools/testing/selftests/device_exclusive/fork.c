@@ -630,6 +630,18 @@ static void reclaim(struct target *target)
 
 TEST_F_TIMEOUT(loop, reclaim, 55)
 {
+	int i;
+
+	/* A fork that meets an entry which reclaim has broken never returns. */
+	ASSERT_EQ(0, memory_map(&self->mem, self->mem.kind, PARENT_SEED));
+	ASSERT_EQ(0, drain_lru());
+	make_all(_metadata, self->dev, &self->mem);
+	for (i = 0; i < 10; i++) {
+		cgroup_reclaim(&self->target->cgroup, "16M");
+		ASSERT_EQ(0, memory_count(&self->mem, PAGE_OTHER));
+	}
+	memory_unmap(&self->mem);
+
 	fork_in_a_loop(_metadata, self->dev, &self->mem, self->target,
 		       reclaim);
 }
