@@ -41,13 +41,19 @@ after=
 until AFTER=$after "$TOP/scripts/vm.sh" test; do
 	last=$(verdicts | tail -n 1)
 	case $FLAVOUR-$last in
-	patched-*|*" boot:"*|*" end:"*|"base-fail $after"|base-pass*|base-skip*)
+	"base-fail $after"|"base-fail boot:"*|"base-fail end:"*)
+		died=1
+		break
+		;;
+	"base-fail "*)
+		after=${last#fail }
+		note "the VM died in $after; another one goes on behind that"
+		;;
+	*)
 		died=1
 		break
 		;;
 	esac
-	after=${last#fail }
-	note "the VM died in $after; another one goes on behind that"
 done
 
 declare -A expected=() chance=()
