@@ -782,6 +782,12 @@ static int devex_memory_failure(struct kprobe *kp, struct pt_regs *regs)
 	return 1;
 }
 
+/* What has this is not optimized; the optimized kind cannot leave out a call. */
+static void devex_not_optimized(struct kprobe *kp, struct pt_regs *regs,
+				unsigned long flags)
+{
+}
+
 static struct kretprobe devex_copy_probe = {
 	.kp.symbol_name	= "copy_mc_to_kernel",
 	.entry_handler	= devex_copy_entry,
@@ -792,6 +798,7 @@ static struct kretprobe devex_copy_probe = {
 static struct kprobe devex_memory_failure_probe = {
 	.symbol_name	= "memory_failure_queue",
 	.pre_handler	= devex_memory_failure,
+	.post_handler	= devex_not_optimized,
 };
 
 static void devex_poison_init(void)
