@@ -31,6 +31,9 @@
 #define PM_PRESENT	BIT_ULL(63)
 #define PM_TYPE_BITS	5
 
+/* What device_use() adds to a word */
+#define USED		5
+
 /* SWP_DEVICE_EXCLUSIVE: the last type but PTE markers, of 32 */
 #define TYPE_EXCLUSIVE	30
 
@@ -732,6 +735,50 @@ bool device_agrees(int dev, const struct memory *mem)
 		}
 	}
 	return true;
+}
+
+/* The device writes to every page or, as that takes long, to every eighth. */
+static uint64_t use_of(const struct memory *mem, size_t page)
+{
+	bool large = mem->kind == PTEMAP || mem->kind == THP ||
+		     mem->kind == LAZYFREE_THP;
+
+	return large && (mem->first + page) % 8 != 3 ? 0 : USED;
+}
+
+int device_use(int dev, const struct memory *mem)
+{
+	long made;
+	size_t i;
+	int ret;
+
+	made = device_make(dev, mem, 0);
+	if (made < 0)
+		return made;
+	for (i = 0; i < mem->nr; i++) {
+		if (!use_of(mem, i))
+			continue;
+		ret = device_add(dev, memory_word(mem, i), USED, 1);
+		if (ret)
+			return ret;
+	}
+	if (memory_count(mem, PAGE_EXCLUSIVE) != mem->nr ||
+	    device_held(dev, mem) != (long)mem->nr)
+		return complain("of %zu pages the device holds %ld", mem->nr,
+				device_held(dev, mem));
+	return 0;
+}
+
+size_t memory_wrong_after_use(const struct memory *mem, uint32_t seed)
+{
+	uint64_t *word;
+	size_t i;
+
+	for (i = 0; i < mem->nr; i++) {
+		word = memory_word(mem, i);
+		write_word(word, read_word(word) - use_of(mem, i));
+	}
+	return memory_wrong(mem, seed);
 }
 
 /*

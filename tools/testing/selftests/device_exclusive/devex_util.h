@@ -116,6 +116,13 @@ long device_held(int dev, const struct memory *mem);
 int device_counters(int dev, struct devex_counters *counters);
 bool device_agrees(int dev, const struct memory *mem);
 
+/*
+ * Make all of the memory exclusive and let the device write to it; and later,
+ * in how many pages is that, or anything else, not as it should be?
+ */
+int device_use(int dev, const struct memory *mem);
+size_t memory_wrong_after_use(const struct memory *mem, uint32_t seed);
+
 /**
  * struct peer - the other end of a fork: parent or child
  * @pid: of the child; 0 in the child itself

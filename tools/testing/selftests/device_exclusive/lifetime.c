@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What else can happen to memory while a device has it: reclaim, migration,
- * changes of the mapping, the end of the process. The data must be right
- * afterwards, and the device must be told when it loses a page.
+ * What else can happen to memory while a device has it: changes of the mapping,
+ * the end of the process, migration. The data must be right afterwards, and the
+ * device must be told when it loses a page.
  */
 #include "kselftest_harness.h"
 #include <linux/mempolicy.h>
@@ -14,52 +14,8 @@
 #define SEED		0x10
 #define OTHER_SEED	0x20
 
-/* What the device adds to the first word of the pages that it writes to */
-#define ADDED		5
-
 /* What a program that is executed by a test exits with */
 #define EXEC_OK		42
-
-#define LRU_GEN		"/sys/kernel/mm/lru_gen/enabled"
-
-/* The device writes to every page or, as that takes long, to every eighth. */
-static uint64_t added(const struct memory *mem, size_t page)
-{
-	bool large = mem->kind == PTEMAP || mem->kind == THP ||
-		     mem->kind == LAZYFREE_THP;
-
-	return large && (mem->first + page) % 8 != 3 ? 0 : ADDED;
-}
-
-/* Give all of it to the device, which writes to it. */
-static void make_and_add(struct __test_metadata *_metadata, int dev,
-			 const struct memory *mem)
-{
-	size_t i;
-
-	ASSERT_EQ((long)mem->nr, device_make(dev, mem, 0));
-	for (i = 0; i < mem->nr; i++) {
-		if (added(mem, i))
-			ASSERT_EQ(0, device_add(dev, memory_word(mem, i),
-						ADDED, 1));
-	}
-	ASSERT_EQ(mem->nr, memory_count(mem, PAGE_EXCLUSIVE));
-	ASSERT_EQ((long)mem->nr, device_held(dev, mem));
-}
-
-/* All that the process and the device have written is there. */
-static void expect_data(struct __test_metadata *_metadata,
-			const struct memory *mem)
-{
-	uint64_t *word;
-	size_t i;
-
-	for (i = 0; i < mem->nr; i++) {
-		word = memory_word(mem, i);
-		write_word(word, read_word(word) - added(mem, i));
-	}
-	EXPECT_EQ(0, memory_wrong(mem, SEED));
-}
 
 static void expect_held(struct __test_metadata *_metadata, int dev,
 			const struct memory *mem, size_t nr)
@@ -139,16 +95,16 @@ TEST_F(lifetime, mprotect)
 {
 	const struct memory *mem = &self->mem;
 
-	make_and_add(_metadata, self->dev, mem);
+	ASSERT_EQ(0, device_use(self->dev, mem));
 	ASSERT_EQ(0, mprotect(mem->addr, mem->size, PROT_READ));
 	expect_held(_metadata, self->dev, mem, 0);
 	EXPECT_EQ(-EFAULT, device_make(self->dev, mem, 0));
-	EXPECT_EQ(memory_value(SEED, 3, 0) + ADDED, *memory_word(mem, 3));
+	EXPECT_EQ(memory_value(SEED, 3, 1), memory_word(mem, 3)[1]);
 
 	ASSERT_EQ(0, mprotect(mem->addr, mem->size, PROT_READ | PROT_WRITE));
 	EXPECT_EQ((long)mem->nr, device_make(self->dev, mem, 0));
 	expect_held(_metadata, self->dev, mem, mem->nr);
-	expect_data(_metadata, mem);
+	EXPECT_EQ(0, memory_wrong_after_use(mem, SEED));
 }
 
 /* A part of it goes away. */
@@ -159,7 +115,7 @@ TEST_F(lifetime, munmap)
 	struct memory high = memory_part(&self->mem, 8 + gone.nr,
 					 self->mem.nr - 8 - gone.nr);
 
-	make_and_add(_metadata, self->dev, &self->mem);
+	ASSERT_EQ(0, device_use(self->dev, &self->mem));
 	ASSERT_EQ(0, munmap(gone.addr, gone.size));
 	/* More may be lost than that: the kernel tells it about whole PMDs. */
 	EXPECT_EQ(0, device_held(self->dev, &gone));
@@ -167,8 +123,8 @@ TEST_F(lifetime, munmap)
 	EXPECT_EQ(-EFAULT, device_make(self->dev, &gone, 0));
 	EXPECT_EQ(low.nr, memory_count(&low, PAGE_EXCLUSIVE));
 	EXPECT_EQ(high.nr, memory_count(&high, PAGE_EXCLUSIVE));
-	expect_data(_metadata, &low);
-	expect_data(_metadata, &high);
+	EXPECT_EQ(0, memory_wrong_after_use(&low, SEED));
+	EXPECT_EQ(0, memory_wrong_after_use(&high, SEED));
 }
 
 /* A part of it is thrown away, and zero from then on. */
@@ -178,7 +134,7 @@ TEST_F(lifetime, dontneed)
 	struct memory low = memory_part(&self->mem, 0, 8);
 	size_t i, wrong = 0;
 
-	make_and_add(_metadata, self->dev, &self->mem);
+	ASSERT_EQ(0, device_use(self->dev, &self->mem));
 	ASSERT_EQ(0, madvise(gone.addr, gone.size, MADV_DONTNEED));
 	EXPECT_EQ(gone.nr, memory_count(&gone, PAGE_NONE));
 	EXPECT_EQ(0, device_held(self->dev, &gone));
@@ -190,7 +146,7 @@ TEST_F(lifetime, dontneed)
 	for (i = 0; i < gone.nr; i++)
 		wrong += read_word(memory_word(&gone, i)) != 0;
 	EXPECT_EQ(0, wrong);
-	expect_data(_metadata, &low);
+	EXPECT_EQ(0, memory_wrong_after_use(&low, SEED));
 }
 
 /* MADV_FREE with the entries present: nobody needs the memory, so it stays. */
@@ -198,11 +154,24 @@ TEST_F(lifetime, madv_free)
 {
 	const struct memory *mem = &self->mem;
 
-	make_and_add(_metadata, self->dev, mem);
+	ASSERT_EQ(0, device_use(self->dev, mem));
 	ASSERT_EQ(0, madvise(mem->addr, mem->size, MADV_FREE));
 	EXPECT_TRUE(device_agrees(self->dev, mem));
-	expect_data(_metadata, mem);
+	EXPECT_EQ(0, memory_wrong_after_use(mem, SEED));
 	EXPECT_TRUE(device_agrees(self->dev, mem));
+}
+
+/* MADV_PAGEOUT with the entries present: whatever it does, nothing is lost. */
+TEST_F(lifetime, pageout)
+{
+	const struct memory *mem = &self->mem;
+
+	ASSERT_EQ(0, device_use(self->dev, mem));
+	ASSERT_EQ(0, madvise(mem->addr, mem->size, MADV_PAGEOUT));
+	EXPECT_EQ(0, memory_count(mem, PAGE_OTHER));
+	EXPECT_TRUE(device_agrees(self->dev, mem));
+	EXPECT_EQ(0, memory_wrong_after_use(mem, SEED));
+	expect_held(_metadata, self->dev, mem, 0);
 }
 
 /* It moves to another address, where the device has nothing. */
@@ -218,7 +187,7 @@ TEST_F(lifetime, mremap)
 	if (((uintptr_t)target ^ (uintptr_t)self->mem.addr) % thp_size() == 0)
 		target += page_size();
 
-	make_and_add(_metadata, self->dev, &self->mem);
+	ASSERT_EQ(0, device_use(self->dev, &self->mem));
 	addr = mremap(self->mem.addr, self->mem.size, self->mem.size,
 		      MREMAP_MAYMOVE | MREMAP_FIXED, target);
 	ASSERT_EQ(target, addr);
@@ -231,7 +200,7 @@ TEST_F(lifetime, mremap)
 
 	/* It can have it there. */
 	ASSERT_EQ((long)moved.nr, device_make(self->dev, &moved, 0));
-	expect_data(_metadata, &moved);
+	EXPECT_EQ(0, memory_wrong_after_use(&moved, SEED));
 }
 
 /* Get the file @fd of another process. */
@@ -326,7 +295,7 @@ TEST_F(lifetime, exec)
 		dev = device_open();
 		EXPECT_LE(0, dev);
 		EXPECT_EQ(0, memory_map(&own, mem->kind, OTHER_SEED));
-		make_and_add(_metadata, dev, &own);
+		ASSERT_EQ(0, device_use(dev, &own));
 		snprintf(fd, sizeof(fd), "%d", dev);
 		execl("/proc/self/exe", "lifetime", "after-exec", fd, NULL);
 		_exit(1);
@@ -347,183 +316,6 @@ static int after_exec(int dev)
 	if (device_make(dev, &mem, 0) != -EACCES)
 		return 3;
 	return EXEC_OK;
-}
-
-/*
- * Reclaim. Depending on what it meets it may leave an entry alone or swap the
- * page out, but nothing else.
- */
-FIXTURE(reclaim)
-{
-	struct cgroup cgroup;
-	struct memory mem;
-	long old_lru;
-	int dev;
-};
-
-FIXTURE_VARIANT(reclaim)
-{
-	enum memory_kind kind;
-	bool multi_gen;		/* which LRU */
-};
-
-FIXTURE_VARIANT_ADD(reclaim, small)
-{
-	.kind = SMALL,
-};
-
-FIXTURE_VARIANT_ADD(reclaim, ptemap)
-{
-	.kind = PTEMAP,
-};
-
-FIXTURE_VARIANT_ADD(reclaim, thp)
-{
-	.kind = THP,
-};
-
-FIXTURE_VARIANT_ADD(reclaim, lazyfree)
-{
-	.kind = LAZYFREE,
-};
-
-FIXTURE_VARIANT_ADD(reclaim, lazyfree_thp)
-{
-	.kind = LAZYFREE_THP,
-};
-
-FIXTURE_VARIANT_ADD(reclaim, swapped)
-{
-	.kind = SWAPPED,
-};
-
-FIXTURE_VARIANT_ADD(reclaim, small_multigen)
-{
-	.kind = SMALL,
-	.multi_gen = true,
-};
-
-FIXTURE_VARIANT_ADD(reclaim, thp_multigen)
-{
-	.kind = THP,
-	.multi_gen = true,
-};
-
-FIXTURE_VARIANT_ADD(reclaim, lazyfree_multigen)
-{
-	.kind = LAZYFREE,
-	.multi_gen = true,
-};
-
-FIXTURE_VARIANT_ADD(reclaim, lazyfree_thp_multigen)
-{
-	.kind = LAZYFREE_THP,
-	.multi_gen = true,
-};
-
-FIXTURE_SETUP(reclaim)
-{
-	self->dev = device_open();
-	ASSERT_LE(0, self->dev);
-	self->old_lru = read_number(LRU_GEN);
-	ASSERT_EQ(0, write_number(LRU_GEN, variant->multi_gen ? 7 : 0));
-	ASSERT_EQ(0, cgroup_enter(&self->cgroup));
-	ASSERT_EQ(0, memory_map(&self->mem, variant->kind, SEED));
-	ASSERT_EQ(0, drain_lru());
-}
-
-FIXTURE_TEARDOWN(reclaim)
-{
-	if (self->dev >= 0)
-		close(self->dev);
-	memory_unmap(&self->mem);
-	cgroup_leave(&self->cgroup);
-	write_number(LRU_GEN, self->old_lru);
-}
-
-/* Entries are whole, and the device agrees with them. */
-static void expect_whole(struct __test_metadata *_metadata, int dev,
-			 const struct memory *mem)
-{
-	/* Don't touch what is broken: that might never end. */
-	ASSERT_EQ(0, memory_count(mem, PAGE_OTHER));
-	EXPECT_EQ(0, memory_count(mem, PAGE_NONE));
-	EXPECT_TRUE(device_agrees(dev, mem));
-}
-
-/* Reclaim does not stop until what is exclusive is swapped out. */
-static void reclaim_exclusive(struct __test_metadata *_metadata, int dev,
-			      const struct cgroup *cgroup,
-			      const struct memory *mem)
-{
-	int i;
-
-	make_and_add(_metadata, dev, mem);
-	for (i = 0; i < 100 && memory_count(mem, PAGE_SWAPPED) != mem->nr; i++) {
-		cgroup_reclaim(cgroup, "16M");
-		expect_whole(_metadata, dev, mem);
-	}
-	TH_LOG("%zu of %zu pages are swapped out after %d rounds",
-	       memory_count(mem, PAGE_SWAPPED), mem->nr, i);
-	EXPECT_LT(0, memory_count(mem, PAGE_SWAPPED));
-	expect_data(_metadata, mem);
-	expect_held(_metadata, dev, mem, 0);
-}
-
-/* A few pages are exclusive, */
-TEST_F(reclaim, some)
-{
-	struct memory some = memory_part(&self->mem, 2, 3);
-	struct memory rest = memory_part(&self->mem, 5, self->mem.nr - 5);
-
-	reclaim_exclusive(_metadata, self->dev, &self->cgroup, &some);
-	/* What is still lazyfree may be gone. */
-	if (variant->kind != LAZYFREE && variant->kind != LAZYFREE_THP)
-		EXPECT_EQ(0, memory_wrong(&rest, SEED));
-}
-
-/* or all of them. */
-TEST_F(reclaim, all)
-{
-	reclaim_exclusive(_metadata, self->dev, &self->cgroup, &self->mem);
-}
-
-/* MADV_PAGEOUT asks for it. */
-TEST_F(reclaim, pageout)
-{
-	const struct memory *mem = &self->mem;
-
-	make_and_add(_metadata, self->dev, mem);
-	ASSERT_EQ(0, madvise(mem->addr, mem->size, MADV_PAGEOUT));
-	expect_whole(_metadata, self->dev, mem);
-	expect_data(_metadata, mem);
-	expect_held(_metadata, self->dev, mem, 0);
-}
-
-/* The process may not have as much memory as it uses. */
-TEST_F(reclaim, pressure)
-{
-	const struct memory *mem = &self->mem;
-	struct memory filler[100];
-	size_t i, nr = 0;
-
-	ASSERT_EQ(0, cgroup_set(&self->cgroup, "memory.high", "5M"));
-	make_and_add(_metadata, self->dev, mem);
-	while (nr < ARRAY_SIZE(filler) && !memory_count(mem, PAGE_SWAPPED)) {
-		ASSERT_EQ(0, memory_map(&filler[nr++], SMALL, OTHER_SEED));
-		cgroup_flush(&self->cgroup);
-		expect_whole(_metadata, self->dev, mem);
-	}
-	TH_LOG("%zu of %zu pages are swapped out after %zu times 64 others",
-	       memory_count(mem, PAGE_SWAPPED), mem->nr, nr);
-	EXPECT_LT(0, memory_count(mem, PAGE_SWAPPED));
-	for (i = 0; i < nr; i++) {
-		EXPECT_EQ(0, memory_wrong(&filler[i], OTHER_SEED));
-		memory_unmap(&filler[i]);
-	}
-	expect_data(_metadata, mem);
-	expect_held(_metadata, self->dev, mem, 0);
-	EXPECT_EQ((long)mem->nr, device_make(self->dev, mem, 0));
 }
 
 /*
@@ -602,7 +394,7 @@ TEST_F(migrate, move_pages)
 	size_t i, moved = 0;
 	int status;
 
-	make_and_add(_metadata, self->dev, mem);
+	ASSERT_EQ(0, device_use(self->dev, mem));
 	for (i = 0; i < mem->nr; i += mem->nr / 16) {
 		page = memory_part(mem, i, 1);
 		status = move_page(page.addr, &self->node);
@@ -616,7 +408,7 @@ TEST_F(migrate, move_pages)
 	}
 	TH_LOG("%zu of 16 pages moved", moved);
 	EXPECT_TRUE(device_agrees(self->dev, mem));
-	expect_data(_metadata, mem);
+	EXPECT_EQ(0, memory_wrong_after_use(mem, SEED));
 	expect_held(_metadata, self->dev, mem, 0);
 }
 
@@ -628,7 +420,7 @@ TEST_F(migrate, neighbour)
 
 	if (variant->kind != PTEMAP && variant->kind != THP)
 		SKIP(return, "only large folios have pages that are neighbours");
-	make_and_add(_metadata, self->dev, &some);
+	ASSERT_EQ(0, device_use(self->dev, &some));
 	memory_pfns(&some, pfns);
 
 	ASSERT_EQ(self->node, move_page(memory_page(&self->mem, 100),
@@ -636,7 +428,7 @@ TEST_F(migrate, neighbour)
 	EXPECT_EQ(some.nr, memory_moved(&some, pfns));
 	EXPECT_EQ(0, memory_count(&some, PAGE_EXCLUSIVE));
 	expect_held(_metadata, self->dev, &some, 0);
-	expect_data(_metadata, &some);
+	EXPECT_EQ(0, memory_wrong_after_use(&some, SEED));
 
 	/* The device can have them where they are now. */
 	EXPECT_EQ((long)some.nr, device_make(self->dev, &some, 0));
@@ -649,11 +441,11 @@ TEST_F(migrate, migrate_pages)
 	const struct memory *mem = &self->mem;
 	unsigned long from = 1UL << !self->node, to = 1UL << self->node;
 
-	make_and_add(_metadata, self->dev, mem);
+	ASSERT_EQ(0, device_use(self->dev, mem));
 	ASSERT_LE(0, syscall(SYS_migrate_pages, 0, 8 * sizeof(from), &from,
 			     &to));
 	EXPECT_TRUE(device_agrees(self->dev, mem));
-	expect_data(_metadata, mem);
+	EXPECT_EQ(0, memory_wrong_after_use(mem, SEED));
 	expect_held(_metadata, self->dev, mem, 0);
 }
 
@@ -662,11 +454,11 @@ TEST_F(migrate, compact)
 {
 	const struct memory *mem = &self->mem;
 
-	make_and_add(_metadata, self->dev, mem);
+	ASSERT_EQ(0, device_use(self->dev, mem));
 	ASSERT_EQ(0, write_file("/proc/sys/vm/compact_memory", "1"));
 	EXPECT_EQ(0, memory_count(mem, PAGE_OTHER));
 	EXPECT_TRUE(device_agrees(self->dev, mem));
-	expect_data(_metadata, mem);
+	EXPECT_EQ(0, memory_wrong_after_use(mem, SEED));
 	expect_held(_metadata, self->dev, mem, 0);
 }
 

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Reclaim of memory that a device has. It may leave an entry alone, or swap the
+ * page out and tell the device, but nothing else.
+ *
+ * Where an entry gets broken the kernel is not to be trusted from then on. That
+ * is why these tests are a program of their own, with a name that comes last.
+ */
+#include "kselftest_harness.h"
+
+#include "devex_util.h"
+
+#define SEED		0x10
+#define OTHER_SEED	0x20
+
+#define LRU_GEN		"/sys/kernel/mm/lru_gen/enabled"
+
+FIXTURE(reclaim)
+{
+	struct cgroup cgroup;
+	struct memory mem;
+	long old_lru;
+	int dev;
+};
+
+FIXTURE_VARIANT(reclaim)
+{
+	enum memory_kind kind;
+	bool multi_gen;		/* which LRU */
+};
+
+FIXTURE_VARIANT_ADD(reclaim, small)
+{
+	.kind = SMALL,
+};
+
+FIXTURE_VARIANT_ADD(reclaim, ptemap)
+{
+	.kind = PTEMAP,
+};
+
+FIXTURE_VARIANT_ADD(reclaim, thp)
+{
+	.kind = THP,
+};
+
+FIXTURE_VARIANT_ADD(reclaim, lazyfree)
+{
+	.kind = LAZYFREE,
+};
+
+FIXTURE_VARIANT_ADD(reclaim, lazyfree_thp)
+{
+	.kind = LAZYFREE_THP,
+};
+
+FIXTURE_VARIANT_ADD(reclaim, swapped)
+{
+	.kind = SWAPPED,
+};
+
+FIXTURE_VARIANT_ADD(reclaim, small_multigen)
+{
+	.kind = SMALL,
+	.multi_gen = true,
+};
+
+FIXTURE_VARIANT_ADD(reclaim, thp_multigen)
+{
+	.kind = THP,
+	.multi_gen = true,
+};
+
+FIXTURE_VARIANT_ADD(reclaim, lazyfree_multigen)
+{
+	.kind = LAZYFREE,
+	.multi_gen = true,
+};
+
+FIXTURE_VARIANT_ADD(reclaim, lazyfree_thp_multigen)
+{
+	.kind = LAZYFREE_THP,
+	.multi_gen = true,
+};
+
+FIXTURE_SETUP(reclaim)
+{
+	self->dev = device_open();
+	ASSERT_LE(0, self->dev);
+	self->old_lru = read_number(LRU_GEN);
+	ASSERT_EQ(0, write_number(LRU_GEN, variant->multi_gen ? 7 : 0));
+	ASSERT_EQ(0, cgroup_enter(&self->cgroup));
+	ASSERT_EQ(0, memory_map(&self->mem, variant->kind, SEED));
+	ASSERT_EQ(0, drain_lru());
+}
+
+FIXTURE_TEARDOWN(reclaim)
+{
+	if (self->dev >= 0)
+		close(self->dev);
+	memory_unmap(&self->mem);
+	cgroup_leave(&self->cgroup);
+	write_number(LRU_GEN, self->old_lru);
+}
+
+/* Entries are whole, and the device agrees with them. */
+static void expect_whole(struct __test_metadata *_metadata, int dev,
+			 const struct memory *mem)
+{
+	/* Don't touch what is broken: that might never end. */
+	ASSERT_EQ(0, memory_count(mem, PAGE_OTHER));
+	EXPECT_EQ(0, memory_count(mem, PAGE_NONE));
+	EXPECT_TRUE(device_agrees(dev, mem));
+}
+
+/* Reclaim does not stop until what is exclusive is swapped out. */
+static void reclaim_exclusive(struct __test_metadata *_metadata, int dev,
+			      const struct cgroup *cgroup,
+			      const struct memory *mem)
+{
+	int i;
+
+	ASSERT_EQ(0, device_use(dev, mem));
+	for (i = 0; i < 100 && memory_count(mem, PAGE_SWAPPED) != mem->nr; i++) {
+		cgroup_reclaim(cgroup, "16M");
+		expect_whole(_metadata, dev, mem);
+	}
+	TH_LOG("%zu of %zu pages are swapped out after %d rounds",
+	       memory_count(mem, PAGE_SWAPPED), mem->nr, i);
+	EXPECT_LT(0, memory_count(mem, PAGE_SWAPPED));
+	EXPECT_EQ(0, memory_wrong_after_use(mem, SEED));
+	EXPECT_EQ(0, device_held(dev, mem));
+}
+
+/* A few pages are exclusive, */
+TEST_F(reclaim, some)
+{
+	struct memory some = memory_part(&self->mem, 2, 3);
+	struct memory rest = memory_part(&self->mem, 5, self->mem.nr - 5);
+
+	reclaim_exclusive(_metadata, self->dev, &self->cgroup, &some);
+	/* What is still lazyfree may be gone. */
+	if (variant->kind != LAZYFREE && variant->kind != LAZYFREE_THP)
+		EXPECT_EQ(0, memory_wrong(&rest, SEED));
+}
+
+/* or all of them. */
+TEST_F(reclaim, all)
+{
+	reclaim_exclusive(_metadata, self->dev, &self->cgroup, &self->mem);
+}
+
+/* The process may not have as much memory as it uses. */
+TEST_F(reclaim, pressure)
+{
+	const struct memory *mem = &self->mem;
+	struct memory filler[100];
+	size_t i, nr = 0;
+
+	ASSERT_EQ(0, cgroup_set(&self->cgroup, "memory.high", "5M"));
+	ASSERT_EQ(0, device_use(self->dev, mem));
+	while (nr < ARRAY_SIZE(filler) && !memory_count(mem, PAGE_SWAPPED)) {
+		ASSERT_EQ(0, memory_map(&filler[nr++], SMALL, OTHER_SEED));
+		cgroup_flush(&self->cgroup);
+		expect_whole(_metadata, self->dev, mem);
+	}
+	TH_LOG("%zu of %zu pages are swapped out after %zu times 64 others",
+	       memory_count(mem, PAGE_SWAPPED), mem->nr, nr);
+	EXPECT_LT(0, memory_count(mem, PAGE_SWAPPED));
+	for (i = 0; i < nr; i++) {
+		EXPECT_EQ(0, memory_wrong(&filler[i], OTHER_SEED));
+		memory_unmap(&filler[i]);
+	}
+	EXPECT_EQ(0, memory_wrong_after_use(mem, SEED));
+	EXPECT_EQ(0, device_held(self->dev, mem));
+	EXPECT_EQ((long)mem->nr, device_make(self->dev, mem, 0));
+}
+
+TEST_HARNESS_MAIN
