@@ -43,6 +43,8 @@ progress() {
 	: >"$log"
 	"$@" >"$log" 2>&1 </dev/null &
 	pid=$!
+	# What runs in the background does not get the Ctrl-C.
+	trap 'kill "$pid" 2>/dev/null; exit 130' INT TERM
 	while kill -0 "$pid" 2>/dev/null; do
 		sleep 1
 		lines=$(wc -l <"$log")
@@ -55,6 +57,7 @@ progress() {
 		fi
 	done
 	wait "$pid" || status=$?
+	trap - INT TERM
 	if [ -t 2 ]; then
 		printf '\r\033[K' >&2
 	fi
