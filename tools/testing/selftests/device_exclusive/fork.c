@@ -176,6 +176,54 @@ TEST_F(fork, child_state)
 	EXPECT_EQ(0, peer_exit(&peer));
 }
 
+/* Of eight pages in a row, the first three are exclusive, and one is not there. */
+static size_t mixed_wrong(const struct memory *mem)
+{
+	size_t i, wrong = 0;
+	struct memory page;
+
+	for (i = 0; i < mem->nr; i++) {
+		page = memory_part(mem, i, 1);
+		if (i % 8 == 5)
+			wrong += read_word(memory_word(mem, i)) != 0;
+		else
+			wrong += memory_wrong(&page, PARENT_SEED);
+	}
+	return wrong;
+}
+
+/* Exclusive entries next to others, and to none at all */
+TEST_F(fork, mixed)
+{
+	const struct memory *mem = &self->mem;
+	struct memory part;
+	pid_t pid;
+	size_t i;
+
+	for (i = 0; i < mem->nr; i += 8) {
+		part = memory_part(mem, i + 5, 1);
+		ASSERT_EQ(0, madvise(part.addr, part.size, MADV_DONTNEED));
+		part = memory_part(mem, i, 3);
+		ASSERT_EQ(3, device_make(self->dev, &part, 0));
+	}
+	ASSERT_EQ(mem->nr / 8 * 3, memory_count(mem, PAGE_EXCLUSIVE));
+	ASSERT_EQ(mem->nr / 8, memory_count(mem, PAGE_NONE));
+
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		EXPECT_EQ(0, memory_count(mem, PAGE_EXCLUSIVE));
+		EXPECT_EQ(mem->nr / 8, memory_count(mem, PAGE_NONE));
+		EXPECT_EQ(0, mixed_wrong(mem));
+		memory_fill(mem, CHILD_SEED);
+		_exit(0);
+	}
+	EXPECT_EQ(0, child_exit(pid));
+	EXPECT_EQ(0, memory_count(mem, PAGE_EXCLUSIVE));
+	EXPECT_EQ(0, device_held(self->dev, mem));
+	EXPECT_EQ(0, mixed_wrong(mem));
+}
+
 /* Every page is copied on write, whichever of the two writes first. */
 TEST_F(fork, write_protected)
 {
