@@ -8,11 +8,12 @@ override KERNEL := $(if $(filter /%,$(KERNEL)),$(KERNEL),$(from)/$(KERNEL))
 endif
 export KERNEL ARCH BASE TESTS
 
-.PHONY: help demo test lint series apply shell clean
+.PHONY: help demo test bench lint series apply shell clean
 
 help:
 	@echo 'make demo              patch, build and boot the kernel, and show what it does'
 	@echo 'make test              run all tests in a VM'
+	@echo 'make bench             measure the unpatched and the patched kernel'
 	@echo 'make shell             a shell in that VM, with the module loaded'
 	@echo 'make lint              check the patches, the code and the scripts'
 	@echo 'make series            write the mails to out/series, and check them'
@@ -25,5 +26,5 @@ help:
 	@echo '                       read, except by make apply'
 	@echo "TESTS='fork:*'         the tests with such names (test)"
 
-demo test shell lint series apply clean:
+demo test bench shell lint series apply clean:
 	@scripts/$@.sh

@@ -1,12 +1,16 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# build.sh: build what the VM of ARCH and BASE needs, and leave it in
+# build.sh [bench]: build what the VM of ARCH and BASE needs, and leave it in
 # out/<base or patched>-<architecture>: the kernel, and an initramfs with init,
 # the module (built for that kernel), the kselftests and the demo (the same
 # programs for both kernels). What has not changed is not built again.
+#
+# With `bench`, in out/bench/<base or patched>-<architecture>: a kernel without
+# debug options, and the benchmarks with their module.
 
 . "$(dirname "$0")/common.sh"
 
+purpose=${1:-test}
 "$TOP/scripts/packages.sh" build "$ARCH"
 . "$TOP/scripts/kbuild.sh"
 cache_lock
@@ -22,11 +26,28 @@ esac
 
 patched=$("$TOP/scripts/kernel.sh" patched)
 tree=$(dirname "$patched")/$FLAVOUR
-build=$tree/build-$ARCH
+case $purpose in
+test)
+	obj=build-$ARCH
+	out=$OUT/$FLAVOUR-$ARCH
+	fragments=()
+	module=$patched/$SELFTESTS/test_modules
+	;;
+bench)
+	obj=build-bench-$ARCH
+	out=$OUT/bench/$FLAVOUR-$ARCH
+	fragments=("$TOP/scripts/config/bench.config"
+		"$TOP/scripts/config/bench-$ARCH.config")
+	module=$TOP/scripts/bench/module
+	;;
+*)
+	die "usage: build.sh [bench]"
+	;;
+esac
+build=$tree/$obj
 # What does not depend on the flavour is built beside the patched kernel.
 common=$patched/build-$ARCH/device_exclusive
-out=$OUT/$FLAVOUR-$ARCH
-logs=$OUT/build-$FLAVOUR-$ARCH
+logs=$OUT/build-$purpose-$FLAVOUR-$ARCH
 mkdir -p "$build/device_exclusive" "$common" "$out" "$logs"
 
 export LOCALVERSION='' KBUILD_BUILD_VERSION=1 KBUILD_BUILD_HOST=$FLAVOUR
@@ -46,7 +67,7 @@ objects() {
 
 # configure: make .config from the fragments, of which nothing may get lost
 configure() {
-	kconfig "$tree" "build-$ARCH" >"$logs/config.log" 2>&1 ||
+	kconfig "$tree" "$obj" "${fragments[@]}" >"$logs/config.log" 2>&1 ||
 		die "the kernel could not be configured; see $logs/config.log"
 	if grep 'not in final .config' "$logs/config.log" >&2; then
 		die "the kernel does not take these lines of the configuration; see scripts/config and $SELFTESTS/config"
@@ -57,23 +78,24 @@ configure() {
 kernel_key=$({
 	kgit -C "$tree" ls-tree HEAD | grep -v -P '\t(Documentation|tools)$'
 	kgit -C "$tree" ls-tree HEAD:tools | grep -v -P '\ttesting$'
-	cat "$TOP/scripts/config"/{common,"$ARCH"}.config "$TOP/$SELFTESTS/config"
+	cat "$TOP/scripts/config"/{common,"$ARCH"}.config \
+		"$TOP/$SELFTESTS/config" "${fragments[@]}"
 	"${cross}gcc" --version
 } | sha256sum)
 if changed "$build/device_exclusive/kernel" "$kernel_key"; then
 	need_space "$CACHE" 4 "a kernel build"
 	configure
-	progress "build the $FLAVOUR kernel for $ARCH" "$logs/kernel.log" \
-		kmake "$tree" "build-$ARCH" "${image##*/}" modules
+	progress "build the $FLAVOUR kernel for $ARCH${fragments[*]:+, $purpose}" \
+		"$logs/kernel.log" kmake "$tree" "$obj" "${image##*/}" modules
 	echo "$kernel_key" >"$build/device_exclusive/kernel"
 fi
 
-module_key="$kernel_key $(objects "$patched" "$SELFTESTS/test_modules")"
+module_key="$kernel_key $(cat "$module"/* | sha256sum)"
 if changed "$build/device_exclusive/module" "$module_key"; then
 	rm -rf "$build/device_exclusive/modules"
 	mkdir "$build/device_exclusive/modules"
 	progress "build the module" "$logs/module.log" \
-		kmake "$tree" "build-$ARCH" "M=$patched/$SELFTESTS/test_modules" \
+		kmake "$tree" "$obj" "M=$module" \
 		"MO=$build/device_exclusive/modules"
 	echo "$module_key" >"$build/device_exclusive/module"
 fi
@@ -85,28 +107,35 @@ if changed "$common/headers-of" "$headers_key"; then
 	echo "$headers_key" >"$common/headers-of"
 fi
 
-tests_key="$headers_key $(objects "$patched" "$SELFTESTS" \
-	tools/testing/selftests/{lib.mk,kselftest.h,kselftest_harness.h})"
-if changed "$common/tests-of" "$tests_key"; then
-	rm -rf "$common/tests"
-	mkdir "$common/tests"
-	lib_mk=(make -C "$patched/$SELFTESTS" "OUTPUT=$common/tests"
-		TEST_GEN_MODS_DIR= USERLDFLAGS=-static
-		"KHDR_INCLUDES=-isystem $common/headers/usr/include")
-	progress "build the tests" "$logs/tests.log" "${lib_mk[@]}" all
-	"${lib_mk[@]}" -s emit_tests COLLECTION=test | sed 's/^test://' \
-		>"$common/tests.list"
-	echo "$tests_key" >"$common/tests-of"
-fi
+# The kselftests
+tests() {
+	local lib_mk tests_key
 
-# program NAME: a static program from scripts/vm/NAME.c
+	tests_key="$headers_key $(objects "$patched" "$SELFTESTS" \
+		tools/testing/selftests/{lib.mk,kselftest.h,kselftest_harness.h})"
+	if changed "$common/tests-of" "$tests_key"; then
+		rm -rf "$common/tests"
+		mkdir "$common/tests"
+		lib_mk=(make -C "$patched/$SELFTESTS" "OUTPUT=$common/tests"
+			TEST_GEN_MODS_DIR= USERLDFLAGS=-static
+			"KHDR_INCLUDES=-isystem $common/headers/usr/include")
+		progress "build the tests" "$logs/tests.log" "${lib_mk[@]}" all
+		"${lib_mk[@]}" -s emit_tests COLLECTION=test | sed 's/^test://' \
+			>"$common/tests.list"
+		echo "$tests_key" >"$common/tests-of"
+	fi
+}
+
+# program DIR NAME: a static program from scripts/DIR/NAME.c
 program() {
-	local source=$TOP/scripts/vm/$1.c key
+	local source=$TOP/scripts/$1/$2.c key
+	shift
 
-	key="$headers_key $(cat "$source" "$TOP/$SELFTESTS/test_modules/"*.h |
-		sha256sum)"
+	key="$headers_key $(cat "$source" "$TOP/$SELFTESTS/test_modules/"*.h \
+		"$TOP/scripts/bench/module/"*.h | sha256sum)"
 	if changed "$common/$1-of" "$key"; then
-		"${cross}gcc" -O2 -Wall -Wextra -static \
+		"${cross}gcc" -O2 -Wall -Wextra -Wno-missing-field-initializers \
+			-static -pthread \
 			-I "$TOP/$SELFTESTS/test_modules" \
 			-isystem "$common/headers/usr/include" \
 			-o "$common/$1" "$source" ||
@@ -115,11 +144,19 @@ program() {
 	fi
 }
 
-program init
-program demo
+program vm init
+case $purpose in
+test)
+	tests
+	program vm demo
+	;;
+bench)
+	program bench bench
+	;;
+esac
 cp "$TOP/scripts/vm/splats" "$common/splats"
 {
-	for dir in dev proc sys tmp bin modules tests demo; do
+	for dir in dev proc sys tmp bin modules tests programs; do
 		echo "dir /$dir 0755 0 0"
 	done
 	echo "nod /dev/console 0600 0 0 c 5 1"
@@ -128,12 +165,16 @@ cp "$TOP/scripts/vm/splats" "$common/splats"
 	for file in "$build"/device_exclusive/modules/*.ko; do
 		echo "file /modules/${file##*/} $file 0644 0 0"
 	done
-	while read -r test; do
-		echo "file /tests/$test $common/tests/$test 0755 0 0"
-	done <"$common/tests.list"
-	echo "file /demo/demo $common/demo 0755 0 0"
-} >"$common/initramfs.list"
-"$build/usr/gen_init_cpio" -t 0 "$common/initramfs.list" \
+	if [ "$purpose" = test ]; then
+		while read -r test; do
+			echo "file /tests/$test $common/tests/$test 0755 0 0"
+		done <"$common/tests.list"
+		echo "file /programs/demo $common/demo 0755 0 0"
+	else
+		echo "file /programs/bench $common/bench 0755 0 0"
+	fi
+} >"$common/initramfs-$purpose.list"
+"$build/usr/gen_init_cpio" -t 0 "$common/initramfs-$purpose.list" \
 	>"$out/initramfs.cpio" || die "the initramfs could not be made"
 cp "$build/$image" "$out/kernel"
 cp "$build/usr/gen_init_cpio" "$out/gen_init_cpio"

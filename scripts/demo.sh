@@ -14,10 +14,10 @@ say "boot the $FLAVOUR kernel for $ARCH in QEMU"
 status=0
 # The kernel's complaints are counted below.
 DX_VM_TIMEOUT=${DX_VM_TIMEOUT:-300} "$TOP/scripts/vm.sh" demo |
-	sed -u -e '/^    # kernel: /d' -e '/^# demo exit /d' || status=$?
+	sed -u -e '/^    # kernel: /d' -e '/^# exit /d' || status=$?
 
 # vm.sh has said what is wrong if the demo did not get to its end.
-tail -n 1 "$verdict" 2>/dev/null | grep -q '^# demo exit [0-9]' || exit 1
+tail -n 1 "$verdict" 2>/dev/null | grep -q '^# exit [0-9]' || exit 1
 result=$(grep -E '^[0-9]+ of [0-9]+ as' "$verdict" | cut -d ' ' -f 1-3) ||
 	die "the demo did not get to its end, as said above"
 console=$OUT/$FLAVOUR-$ARCH/console.log

@@ -45,12 +45,14 @@ kmake() {
 		CC="ccache ${CROSS_COMPILE:-}gcc" -j"$(nproc)" "$@"
 }
 
-# kconfig TREE OBJ: the configuration of the tests, or what TREE has of it.
+# kconfig TREE OBJ [FRAGMENT...]: the configuration of the tests, or what TREE
+# has of it, and what FRAGMENTs change of it.
 kconfig() {
 	local tree=$1 obj=$2 fragments
+	shift 2
 
 	fragments=("$TOP/scripts/config/common.config"
-		"$TOP/scripts/config/$ARCH.config" "$TOP/$SELFTESTS/config")
+		"$TOP/scripts/config/$ARCH.config" "$TOP/$SELFTESTS/config" "$@")
 	mkdir -p "$tree/$obj"
 	(
 		cd "$tree" || exit

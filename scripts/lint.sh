@@ -257,6 +257,10 @@ check_scripts() {
 		echo "shellcheck does not pass the scripts"
 }
 
+check_results() {
+	"$TOP/scripts/bench/publish.sh" --check
+}
+
 exec 3>&2
 mails=$(kgit -C "$patched" rev-list --count pristine..HEAD)
 check checkpatch-mails "$mails" mails check_mails
@@ -276,6 +280,7 @@ else
 fi
 check kernel-doc $((${#new_code[@]} + ${#old_code[@]})) "files" check_kernel_doc
 check codespell ${#own[@]} "files" check_spelling
+check results 1 "table" check_results
 check shellcheck ${#scripts[@]} "scripts" check_scripts
 
 [ "$failed" -eq 0 ] ||

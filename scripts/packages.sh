@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # packages.sh GROUP...: install the Debian packages that are missing. Groups:
-# build, lint, and x86_64 or arm64 (to build for it and run it).
+# build, lint, bench, and x86_64 or arm64 (to build for it and run it).
 
 . "$(dirname "$0")/common.sh"
 
@@ -29,6 +29,10 @@ for group; do
 			packages+=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross)
 			commands+=(aarch64-linux-gnu-gcc)
 		fi
+		;;
+	bench)
+		packages+=(gnuplot-nox python3)
+		commands+=(gnuplot python3)
 		;;
 	lint)
 		packages+=(sparse codespell shellcheck python3 perl)

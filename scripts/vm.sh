@@ -1,10 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# vm.sh test|demo|shell: run in QEMU what build.sh has made for ARCH and BASE.
-# test and demo print the verdict as it comes and keep it in test.ktap or
-# demo.txt beside the console.log; a VM that does not get to its end fails.
-# TESTS=glob selects tests; AFTER=test goes on behind the one that an earlier VM
-# died in, and adds to its verdict. DX_VM_TIMEOUT=seconds is the time limit.
+# vm.sh test|demo|bench|shell: run in QEMU what build.sh has made for ARCH and
+# BASE. All but shell print the verdict as it comes and keep it in test.ktap,
+# demo.txt or $BENCH.txt beside the console.log; a VM that does not get to its
+# end fails. TESTS=glob selects tests; AFTER=test goes on behind the one that an
+# earlier VM died in, and adds to its verdict. BENCH is icount or smp.
+# DX_VM_TIMEOUT=seconds is the time limit.
 
 . "$(dirname "$0")/common.sh"
 
@@ -20,12 +21,18 @@ test)
 	;;
 demo)
 	verdict=$out/demo.txt
-	end='^# demo exit [0-9]+$'
+	end='^# exit [0-9]+$'
+	;;
+bench)
+	out=$OUT/bench/$FLAVOUR-$ARCH
+	console=$out/console.log
+	verdict=$out/$BENCH.txt
+	end='^# exit [0-9]+$'
 	;;
 shell)
 	;;
 *)
-	die "usage: vm.sh test|demo|shell"
+	die "usage: vm.sh test|demo|bench|shell"
 	;;
 esac
 case ${TESTS:-} in
@@ -47,7 +54,13 @@ flock -n 8 || die "a VM with $out is running; wait until it ends"
 case $ARCH in
 x86_64)
 	tty=ttyS0
-	qemu=(qemu-system-x86_64 -machine q35 -cpu max -vga none)
+	cpu=max
+	if [ "$mode" = bench ]; then
+		# The REP string instructions that do a byte at a time would
+		# count as one instruction a byte.
+		cpu=max,erms=off,fsrm=off
+	fi
+	qemu=(qemu-system-x86_64 -machine q35 -cpu "$cpu" -vga none)
 	;;
 arm64)
 	tty=ttyAMA0
@@ -57,16 +70,30 @@ esac
 command -v "${qemu[0]}" >/dev/null ||
 	die "${qemu[0]} is missing; run scripts/packages.sh $ARCH"
 
-cmdline=("console=$tty" panic=-1 nokaslr numa=fake=2 hugepages=8
-	watchdog_thresh=30 rcupdate.rcu_cpu_stall_timeout=60 log_buf_len=1M
-	softlockup_panic=1 "VM_MODE=$mode" "FLAVOUR=$FLAVOUR")
+cmdline=("console=$tty" panic=-1 nokaslr log_buf_len=1M "VM_MODE=$mode"
+	"FLAVOUR=$FLAVOUR")
+memory=3072
+tcg=(-accel "tcg,thread=multi" -smp 2)
+if [ "$mode" = bench ]; then
+	cmdline+=("BENCH=$BENCH" norandmaps randomize_kstack_offset=off)
+	memory=4096
+	if [ "$BENCH" = icount ]; then
+		# One CPU, whose clock is the number of instructions
+		tcg=(-accel tcg -smp 1 -icount "shift=0,sleep=off"
+			-rtc "clock=vm,base=2026-01-01")
+		cmdline+=(tsc=reliable)
+	fi
+else
+	cmdline+=(numa=fake=2 hugepages=8 watchdog_thresh=30
+		rcupdate.rcu_cpu_stall_timeout=60 softlockup_panic=1)
+fi
 if [ "$FLAVOUR" = patched ] && [ "$mode" != shell ]; then
 	cmdline+=(panic_on_warn=1)
 fi
 if [ -n "${TESTS:-}" ]; then
 	cmdline+=("TESTS=$TESTS")
 fi
-qemu+=(-accel "tcg,thread=multi" -smp 2 -m 3072 -nic none -no-reboot
+qemu+=("${tcg[@]}" -m "$memory" -nic none -no-reboot
 	-display none -kernel "$out/kernel" -initrd "$initramfs")
 
 if [ "$mode" = shell ]; then
@@ -90,7 +117,7 @@ timeout --foreground --kill-after=10 "$limit" "${qemu[@]}" \
 
 if tail -n 1 "$verdict" | grep -q -E "$end"; then
 	say "the VM ran for $((SECONDS - start)) s"
-	if [ "$mode" = demo ]; then
+	if [ "$mode" != test ]; then
 		exit "$(tail -n 1 "$verdict" | tr -dc 0-9)"
 	fi
 	exit 0

@@ -9,11 +9,13 @@
  *	  behind. A splat in the kernel's log fails the case. TESTS is a glob for
  *	  "program:case"; AFTER is a case to go on behind, after a VM that died
  *	  in it. The verdict goes as KTAP to a virtio port.
- * demo:  runs /demo/demo with its output on that port.
+ * demo:  runs /programs/demo with its output on that port.
+ * bench: runs /programs/bench with its output on that port, and the value of
+ *	  BENCH as its argument.
  * shell: runs a shell on the console.
  *
  * Then it ends the VM. What comes last on the port tells the host that nothing
- * got lost: "# done", or "# demo exit N".
+ * got lost: "# done", or "# exit N".
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -799,7 +801,8 @@ static void run_tests(void)
 	fprintf(verdict, "# done\n");
 }
 
-static void run_demo(void)
+/* Run one program that says itself how it went. */
+static void run_program(const char *path, const char *arg)
 {
 	int ret = load_module();
 	int status;
@@ -809,13 +812,13 @@ static void run_demo(void)
 		bail_out("the module cannot be loaded: %s", strerror(-ret));
 	read_kmsg();
 	mkdir(CGROUP, 0755);
-	pid = spawn("/demo/demo", NULL, NULL, fileno(verdict));
+	pid = spawn(path, arg, NULL, fileno(verdict));
 	if (pid < 0 || waitpid(pid, &status, 0) != pid)
-		bail_out("the demo cannot be run: %m");
+		bail_out("%s cannot be run: %m", path);
 	kill_all(0);
 	visit_cpus();
 	read_kmsg();
-	fprintf(verdict, "# demo exit %d\n", WIFEXITED(status) ?
+	fprintf(verdict, "# exit %d\n", WIFEXITED(status) ?
 		WEXITSTATUS(status) : 128 + WTERMSIG(status));
 }
 
@@ -838,14 +841,14 @@ static void run_shell(void)
 		dup2(fd, 2);
 		write_file("/proc/sys/kernel/printk", "4");
 		ret = load_module();
-		setenv("PATH", "/bin:/tests:/demo", 1);
+		setenv("PATH", "/bin:/tests:/programs", 1);
 		setenv("HOME", "/tmp", 1);
 		setenv("PS1", "device-exclusive# ", 1);
 		system("/bin/busybox --install -s /bin");
 		printf("\n"
 		       "The %s kernel, with%s the module%s%s.\n"
 		       "  /tests          the kselftests: `fork -l` lists, `fork -r NAME` runs one\n"
-		       "  /demo/demo      the demo\n"
+		       "  /programs/demo  the demo\n"
 		       "  /modules        the module\n"
 		       "  /sys/fs/cgroup  cgroups; /sys/kernel/debug debugfs; swap is on\n"
 		       "`exit` ends the VM.\n\n",
@@ -878,14 +881,17 @@ int main(void)
 	kmsg = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 	if (kmsg < 0)
 		bail_out("/dev/kmsg: %m");
-	swap_error = swap_on();
+	if (strcmp(mode, "bench"))
+		swap_error = swap_on();
 	cgroup_error = write_file("/sys/fs/cgroup/cgroup.subtree_control",
 				  "+memory");
 
 	if (!strcmp(mode, "test"))
 		run_tests();
 	else if (!strcmp(mode, "demo"))
-		run_demo();
+		run_program("/programs/demo", NULL);
+	else if (!strcmp(mode, "bench"))
+		run_program("/programs/bench", getenv("BENCH"));
 	else if (!strcmp(mode, "shell"))
 		run_shell();
 	else
