@@ -58,13 +58,56 @@ new_files() {
 	done
 }
 
+# read_mail PATCH: take the mail apart, into $work/body, diff and info.
+read_mail() {
+	rgit mailinfo --no-scissors "$work/body" "$work/diff" \
+		<"$PATCHES/$1" >"$work/info" ||
+		die "$PATCHES/$1 is not a mail that git can read"
+	if ! grep -q '^diff --git ' "$work/diff"; then
+		: >"$work/diff"
+		return
+	fi
+	rgit apply --numstat "$work/diff" >"$work/touched" 2>"$work/err" ||
+		die "$1 is not a valid patch: $(head -n 1 "$work/err")"
+}
+
+# first_versions: a mail may change what an earlier one brings. The project has
+# the file as it is in the end; leave in $work/first what it is at first.
+first_versions() {
+	local patch entries file path
+
+	mkdir "$work/first"
+	while read -r patch entries; do
+		[ -f "$PATCHES/$patch" ] ||
+			die "$SERIES names $patch, which is not in $PATCHES"
+		# shellcheck disable=SC2086 # one word for each entry
+		new_files $entries >"$work/new"
+		while read -r file path; do
+			[[ -f $TOP/$file && ! -L $TOP/$file ]] ||
+				die "$file is not a regular file; $patch cannot add it"
+			mkdir -p "$work/first/$(dirname "$path")"
+			cp "$TOP/$file" "$work/first/$path"
+		done <"$work/new"
+	done <"$work/series"
+
+	while read -r patch _; do
+		read_mail "$patch"
+		[ -s "$work/diff" ] || continue
+		while read -r _ _ path; do
+			[ -e "$work/first/$path" ] || continue
+			(cd "$work/first" && GIT_CEILING_DIRECTORIES=$work \
+				kgit apply -R --include="$path" \
+				--whitespace=nowarn "$work/diff") 2>"$work/err" ||
+				die "$path is not as $patch leaves it: $(head -n 1 "$work/err"); make the hunks of $patch anew"
+		done <"$work/touched"
+	done < <(tac "$work/series")
+}
+
 # add_files PATCH: put the files listed on stdin into the index.
 add_files() {
 	local file path mode blob
 
 	while read -r file path; do
-		[[ -f $TOP/$file && ! -L $TOP/$file ]] ||
-			die "$file is not a regular file; $1 cannot add it"
 		if rgit cat-file -e "pristine:$path" 2>/dev/null; then
 			die "$1 adds $path, which Linux $version has already; change it with a hunk in the patch"
 		fi
@@ -72,7 +115,7 @@ add_files() {
 		if [ -x "$TOP/$file" ]; then
 			mode=100755
 		fi
-		blob=$(rgit hash-object -w --no-filters "$TOP/$file")
+		blob=$(rgit hash-object -w --no-filters "$work/first/$path")
 		printf '%s %s\t%s\n' "$mode" "$blob" "$path"
 	done >"$work/index-info"
 	rgit update-index --add --index-info <"$work/index-info"
@@ -82,11 +125,9 @@ add_files() {
 apply_hunks() {
 	local path
 
-	rgit apply --numstat "$work/diff" >"$work/touched" 2>"$work/err" ||
-		die "$1 is not a valid patch: $(head -n 1 "$work/err")"
 	while read -r _ _ path; do
-		rgit cat-file -e "pristine:$path" 2>/dev/null ||
-			die "$1 changes $path, which Linux $version does not have; new files are real files of the project, named in $SERIES"
+		rgit cat-file -e ":$path" 2>/dev/null ||
+			die "$1 changes $path, which Linux $version does not have, nor an earlier mail brings; new files are real files of the project, named in $SERIES"
 	done <"$work/touched"
 	rgit apply --cached --whitespace=nowarn "$work/diff" 2>"$work/err" || {
 		path=$(sed -n 's/^error: patch failed: \(.*\):\([0-9]*\)$/\1, line \2,/p' \
@@ -106,15 +147,12 @@ commit_mail() {
 	local patch=$1 mail=$PATCHES/$1 tree
 	shift
 
-	[ -f "$mail" ] || die "$SERIES names $patch, which is not in $PATCHES"
-	rgit mailinfo --no-scissors "$work/body" "$work/diff" \
-		<"$mail" >"$work/info" ||
-		die "$mail is not a mail that git can read"
+	read_mail "$patch"
 	[[ -n $(header Author) && -n $(header Email) ]] ||
 		die "$mail has no line 'From: Name <address>'"
 	[ -n "$(header Subject)" ] || die "$mail has no line 'Subject: ...'"
 
-	if grep -q '^diff --git ' "$work/diff"; then
+	if [ -s "$work/diff" ]; then
 		apply_hunks "$patch"
 	fi
 	new_files "$@" >"$work/new"
@@ -147,6 +185,7 @@ for mail in "$PATCHES"/*.patch; do
 		die "$mail is not named in $SERIES; add it or remove it"
 done
 
+first_versions
 rgit read-tree pristine
 : >"$work/named"
 while read -r -a line; do

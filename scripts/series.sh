@@ -57,6 +57,14 @@ apply_mails() {
 		die "git am does not take the mails: $(head -n 1 "$work/am.log")"
 }
 
+# hunks_on_old PATCH: its diffs of files that Linux has
+hunks_on_old() {
+	awk -v paths="${old[*]}" '
+		BEGIN { n = split(paths, p, " "); for (i in p) old[p[i]] = 1 }
+		/^diff --git / { skip = !(substr($3, 3) in old) }
+		!skip' "$1"
+}
+
 # overlay DIR: the same in another way, without git: the pristine files with
 # the patches put on them by patch(1), and the project's files copied.
 overlay() {
@@ -68,9 +76,10 @@ overlay() {
 	fi
 	while read -r patch entry; do
 		[ -n "$patch" ] || continue
-		if grep -q '^diff --git ' "$PATCHES/$patch"; then
+		hunks_on_old "$PATCHES/$patch" >"$work/hunks"
+		if grep -q '^diff --git ' "$work/hunks"; then
 			patch -d "$1" -p1 -s -F0 --no-backup-if-mismatch \
-				<"$PATCHES/$patch" >&2 ||
+				<"$work/hunks" >&2 ||
 				die "patch(1) does not take $patch, git does"
 		fi
 		for file in $entry; do
