@@ -56,6 +56,8 @@ static void expect_error(struct __test_metadata *_metadata, int dev,
 	struct devex_counters counters;
 
 	EXPECT_EQ(error, device_make(dev, mem, 0));
+	EXPECT_EQ(error, device_make(dev, mem, DEVEX_RANGE_ONCE));
+	EXPECT_EQ(error, device_make(dev, mem, DEVEX_RANGE_SINGLE));
 	EXPECT_EQ(error, device_make(dev, mem, DEVEX_RANGE_LOCKED));
 	EXPECT_EQ(error, device_add(dev, memory_word(mem, 0), 1, 1));
 
@@ -170,12 +172,12 @@ TEST_F(memory, hugetlb_shared)
 	EXPECT_EQ(0, memory_wrong(&self->mem, SEED));
 }
 
-/* Mapped by PFN: get_user_pages() refuses that before anybody else does. */
+/* Mapped by PFN */
 TEST_F(memory, pfnmap)
 {
 	map(_metadata, &self->mem, page_size(), PROT_READ | PROT_WRITE, MAP_SHARED,
 	    self->dev);
-	expect_error(_metadata, self->dev, &self->mem, -EFAULT);
+	expect_error(_metadata, self->dev, &self->mem, -EOPNOTSUPP);
 	EXPECT_EQ(0, touch(self->mem.addr));
 }
 
@@ -290,8 +292,10 @@ TEST_F(ioctl, bad_range)
 		{ { top, low, 0, 0, 0 }, -EFAULT },
 		{ { 1ULL << 63, low, 0, 0, 0 }, -EFAULT },
 		{ { good.addr, 1ULL << 62, 0, 0, 0 }, -EFAULT },
-		{ { good.addr, good.size, 1U << 1, 0, 0 }, -EINVAL },
+		{ { good.addr, good.size, 1U << 4, 0, 0 }, -EINVAL },
 		{ { good.addr, good.size, 1U << 31, 0, 0 }, -EINVAL },
+		{ { good.addr, good.size,
+		    DEVEX_RANGE_LOCKED | DEVEX_RANGE_WAIT, 0, 0 }, -EINVAL },
 		{ { good.addr, good.size, 0, 1, 0 }, -EINVAL },
 		{ { good.addr, good.size, 0, 1U << 31, 0 }, -EINVAL },
 	};
@@ -307,12 +311,14 @@ TEST_F(ioctl, bad_range)
 				  try_ioctl(self->dev, cmd, &range))
 				TH_LOG("command %#lx, number %zu", cmd, j);
 		}
-		/* Only DEVEX_IOC_MAKE can keep locks. */
+		/* Only DEVEX_IOC_MAKE takes any flags. */
 		if (cmd == DEVEX_IOC_MAKE)
 			continue;
-		range = good;
-		range.flags = DEVEX_RANGE_LOCKED;
-		EXPECT_EQ(-EINVAL, try_ioctl(self->dev, cmd, &range));
+		for (j = 0; j < 4; j++) {
+			range = good;
+			range.flags = 1U << j;
+			EXPECT_EQ(-EINVAL, try_ioctl(self->dev, cmd, &range));
+		}
 	}
 	expect_idle(_metadata, self->dev, &self->mem);
 }

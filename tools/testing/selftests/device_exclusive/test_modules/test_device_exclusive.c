@@ -35,6 +35,33 @@
 
 #include "test_device_exclusive_uapi.h"
 
+#if __has_include("linux/device_exclusive.h")
+#include <linux/device_exclusive.h>
+#define DEVEX_HAS_RANGE 1
+#else
+#define DEVEX_HAS_RANGE 0
+
+/* For kernels without a range call: never called, but it makes this compile. */
+struct device_exclusive_range {
+	struct mm_struct *mm;
+	unsigned long start;
+	unsigned long end;
+	void *owner;
+	unsigned int flags;
+	struct page **pages;
+};
+
+static long make_device_exclusive_range(struct device_exclusive_range *range)
+{
+	return -EOPNOTSUPP;
+}
+
+static void device_exclusive_range_unlock(struct device_exclusive_range *range,
+					  long npages)
+{
+}
+#endif
+
 /**
  * struct devex_process - what the devices of one process have in common
  * @node: in devex_processes
@@ -44,9 +71,10 @@
  *	folios locked
  * @locked: number of folios that are kept locked
  *
- * While a process keeps folios locked, it must not make anything exclusive:
- * make_device_exclusive() would wait for such a lock where it cannot be killed,
- * and the one who is to unlock it might be waiting for the same process to die.
+ * While a process keeps folios locked, it must not make anything exclusive
+ * unless it says that it wants to wait for them: without a range call the kernel
+ * waits for such a lock where it cannot be killed, and the one who is to unlock
+ * it might be waiting for the same process to die.
  */
 struct devex_process {
 	struct list_head node;
@@ -186,127 +214,25 @@ static const struct mmu_interval_notifier_ops devex_notifier_ops = {
  * Making pages exclusive
  */
 
-/*
- * Program the device with @page. Called with the folio locked. Returns -EAGAIN
- * if that must begin again, because of an invalidation since @seq for example.
- */
-static int devex_program(struct devex *dev, unsigned long addr,
-			 struct page *page, unsigned long seq)
+/* The only way before there were ranges: a range call that stops at one page */
+static long devex_single_call(struct device_exclusive_range *range)
 {
-	void *old;
-	int err = -EAGAIN;
-
-	mutex_lock(&dev->lock);
-	if (mmu_interval_read_retry(&dev->notifier, seq)) {
-		dev->counters.retries++;
-		goto out;
-	}
-	/*
-	 * There is a place reserved. Should another thread have used that up,
-	 * reserve one again rather than wait for memory here: reclaim may be
-	 * waiting for our lock.
-	 */
-	old = xa_store(&dev->mirror, addr >> PAGE_SHIFT, page,
-		       GFP_NOWAIT | __GFP_NOWARN);
-	if (xa_is_err(old))
-		goto out;
-	err = 0;
-	dev->counters.conversions++;
-	if (!old)
-		dev->counters.held++;
-out:
-	mutex_unlock(&dev->lock);
-	return err;
-}
-
-/* One attempt; see devex_make_page() */
-static struct folio *devex_try_make_page(struct devex *dev, unsigned long addr)
-{
-	struct mm_struct *mm = devex_mm(dev);
 	struct folio *folio;
 	struct page *page;
-	unsigned long seq;
-	int err;
 
-	err = xa_reserve(&dev->mirror, addr >> PAGE_SHIFT, GFP_KERNEL);
-	if (err)
-		return ERR_PTR(err);
-
-	/* No folio lock may be held here: this can wait for fork(). */
-	seq = mmu_interval_read_begin(&dev->notifier);
-
-	err = mmap_read_lock_killable(mm);
-	if (err)
-		goto release;
-	page = make_device_exclusive(mm, addr, dev, &folio);
-	mmap_read_unlock(mm);
-	if (IS_ERR(page)) {
-		err = PTR_ERR(page);
-		goto release;
-	}
-
-	err = devex_program(dev, addr, page, seq);
-	if (!err)
-		return folio;
-	folio_unlock(folio);
-	folio_put(folio);
-release:
-	xa_release(&dev->mirror, addr >> PAGE_SHIFT);
-	return ERR_PTR(err);
+	page = make_device_exclusive(range->mm, range->start, range->owner,
+				     &folio);
+	if (IS_ERR(page))
+		return PTR_ERR(page);
+	range->pages[0] = page;
+	return 1;
 }
 
-/*
- * Have an ordinary, writable page at @addr. make_device_exclusive() would see
- * to that, too, but where it cannot be killed, and not in a range that
- * userfaultfd handles. If the page is exclusive already, it would also begin a
- * notifier section for it after our mmu_interval_read_begin(), so that we had
- * to start over, again and again.
- */
-static int devex_fault_in(unsigned long addr)
+static long devex_call(struct device_exclusive_range *range, u32 flags)
 {
-	struct page *page;
-	long ret;
-
-	ret = get_user_pages_unlocked(addr, 1, &page, FOLL_WRITE);
-	if (ret < 0)
-		return ret;
-	if (ret)
-		put_page(page);
-	return 0;
-}
-
-/*
- * Make the page at @addr exclusive and program the device. On success returns
- * the folio, locked and with a reference: as long as it is locked no CPU fault
- * takes the page back.
- */
-static struct folio *devex_make_page(struct devex *dev, unsigned long addr)
-{
-	struct devex_process *process = dev->process;
-	struct folio *folio;
-	int err;
-
-	do {
-		if (fatal_signal_pending(current))
-			return ERR_PTR(-EINTR);
-		cond_resched();
-		/* It may be one of these that we would wait for. */
-		if (atomic_long_read(&process->locked))
-			return ERR_PTR(-EBUSY);
-		err = devex_fault_in(addr);
-		if (err)
-			return ERR_PTR(err);
-
-		if (down_read_killable(&process->locking))
-			return ERR_PTR(-EINTR);
-		if (atomic_long_read(&process->locked))
-			folio = ERR_PTR(-EBUSY);
-		else
-			folio = devex_try_make_page(dev, addr);
-		up_read(&process->locking);
-	} while (folio == ERR_PTR(-EAGAIN));
-
-	return folio;
+	if (!DEVEX_HAS_RANGE || (flags & DEVEX_RANGE_SINGLE))
+		return devex_single_call(range);
+	return make_device_exclusive_range(range);
 }
 
 static void devex_unlock_folio(struct folio *folio)
@@ -315,20 +241,230 @@ static void devex_unlock_folio(struct folio *folio)
 	folio_put(folio);
 }
 
-/* Make pages exclusive until one fails; an errno only if that is the first. */
-static long devex_make_range(struct devex *dev, unsigned long addr,
-			     unsigned long npages)
+/* After devex_call() with the same @flags */
+static void devex_unlock_range(struct device_exclusive_range *range,
+			       long npages, u32 flags)
 {
-	struct folio *folio;
+	if (!DEVEX_HAS_RANGE || (flags & DEVEX_RANGE_SINGLE))
+		devex_unlock_folio(page_folio(range->pages[0]));
+	else
+		device_exclusive_range_unlock(range, npages);
+}
+
+static void devex_unreserve(struct devex *dev, unsigned long index,
+			    unsigned long npages)
+{
+	while (npages--)
+		xa_release(&dev->mirror, index + npages);
+}
+
+/* Have a place in the mirror for each page: what programs it cannot wait. */
+static int devex_reserve(struct devex *dev, unsigned long index,
+			 unsigned long npages)
+{
 	unsigned long i;
+	int err;
 
 	for (i = 0; i < npages; i++) {
-		folio = devex_make_page(dev, addr + i * PAGE_SIZE);
-		if (IS_ERR(folio))
-			return i ? i : PTR_ERR(folio);
-		devex_unlock_folio(folio);
+		err = xa_reserve(&dev->mirror, index + i, GFP_KERNEL);
+		if (err) {
+			devex_unreserve(dev, index, i);
+			return err;
+		}
 	}
-	return npages;
+	return 0;
+}
+
+static int devex_program_page(struct devex *dev, unsigned long index,
+			      struct page *page)
+{
+	void *old;
+
+	/*
+	 * There is a place reserved. Should another thread have used that up,
+	 * reserve one again rather than wait for memory here: reclaim may be
+	 * waiting for our lock.
+	 */
+	old = xa_store(&dev->mirror, index, page, GFP_NOWAIT | __GFP_NOWARN);
+	if (xa_is_err(old))
+		return -EAGAIN;
+	dev->counters.conversions++;
+	if (!old)
+		dev->counters.held++;
+	return 0;
+}
+
+/*
+ * Program the device with pages that devex_call() has made exclusive. Returns
+ * -EAGAIN if that must begin again, because of an invalidation since @seq for
+ * example.
+ */
+static int devex_program(struct devex *dev,
+			 const struct device_exclusive_range *range,
+			 long npages, unsigned long seq)
+{
+	int err = 0;
+	long i;
+
+	mutex_lock(&dev->lock);
+	dev->counters.calls++;
+	if (mmu_interval_read_retry(&dev->notifier, seq)) {
+		dev->counters.retries++;
+		err = -EAGAIN;
+	}
+	for (i = 0; !err && i < npages; i++)
+		err = devex_program_page(dev, (range->start >> PAGE_SHIFT) + i,
+					 range->pages[i]);
+	mutex_unlock(&dev->lock);
+	return err;
+}
+
+/*
+ * One attempt; see devex_make(). From devex_call() to devex_unlock_range() no
+ * mmap_lock may be taken, nor may anything else be made exclusive, nor may
+ * this wait for a notifier section as mmu_interval_read_begin() does.
+ */
+static long devex_try_make(struct devex *dev,
+			   struct device_exclusive_range *range, u32 flags)
+{
+	unsigned long index = range->start >> PAGE_SHIFT;
+	unsigned long nr = (range->end - range->start) >> PAGE_SHIFT;
+	unsigned long seq;
+	long made;
+	int err;
+
+	err = devex_reserve(dev, index, nr);
+	if (err)
+		return err;
+
+	seq = mmu_interval_read_begin(&dev->notifier);
+
+	err = mmap_read_lock_killable(range->mm);
+	if (err)
+		goto unreserve;
+	made = devex_call(range, flags);
+	mmap_read_unlock(range->mm);
+	if (made < 0) {
+		err = made;
+		goto unreserve;
+	}
+	if (WARN_ON_ONCE(!made || made > nr)) {
+		err = -EIO;
+		goto unreserve;
+	}
+
+	err = devex_program(dev, range, made, seq);
+	if (err) {
+		devex_unlock_range(range, made, flags);
+		goto unreserve;
+	}
+	devex_unreserve(dev, index + made, nr - made);
+	return made;
+
+unreserve:
+	devex_unreserve(dev, index, nr);
+	return err;
+}
+
+/*
+ * make_device_exclusive() of a kernel without a range call faults pages in, too,
+ * but where it cannot be killed, and not in a range that userfaultfd handles.
+ * If the page is exclusive already, it also begins a notifier section for it
+ * after our mmu_interval_read_begin(), so that we had to start over, again and
+ * again. So have an ordinary, writable page at @addr.
+ */
+static int devex_fault_in(unsigned long addr)
+{
+	struct page *page;
+	long ret;
+
+	if (DEVEX_HAS_RANGE)
+		return 0;
+	ret = get_user_pages_unlocked(addr, 1, &page, FOLL_WRITE);
+	if (ret < 0)
+		return ret;
+	if (ret)
+		put_page(page);
+	return 0;
+}
+
+/* Is it one of these locks that we would wait for? */
+static bool devex_must_not_wait(struct devex *dev, u32 flags)
+{
+	return !(flags & DEVEX_RANGE_WAIT) &&
+	       atomic_long_read(&dev->process->locked);
+}
+
+/*
+ * Make pages from range->start on exclusive and program the device. Returns how
+ * many. Their folios are locked until devex_unlock_range(): as long as that is
+ * so no CPU fault takes a page back.
+ */
+static long devex_make(struct devex *dev, struct device_exclusive_range *range,
+		       u32 flags)
+{
+	struct devex_process *process = dev->process;
+	long ret;
+
+	do {
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		cond_resched();
+		if (devex_must_not_wait(dev, flags))
+			return -EBUSY;
+		ret = devex_fault_in(range->start);
+		if (ret)
+			return ret;
+
+		if (down_read_killable(&process->locking))
+			return -EINTR;
+		if (devex_must_not_wait(dev, flags))
+			ret = -EBUSY;
+		else
+			ret = devex_try_make(dev, range, flags);
+		up_read(&process->locking);
+	} while (ret == -EAGAIN);
+
+	return ret;
+}
+
+/* How many pages to ask the kernel for at once */
+static unsigned long devex_batch(unsigned long npages, u32 flags)
+{
+	if (flags & DEVEX_RANGE_SINGLE)
+		return 1;
+	if (!(flags & DEVEX_RANGE_ONCE))
+		return min(npages, DEVEX_BATCH);
+	return min(npages, totalram_pages());
+}
+
+/* Make pages exclusive until one fails; an errno only if that is the first. */
+static long devex_make_range(struct devex *dev, unsigned long addr,
+			     unsigned long npages, u32 flags)
+{
+	unsigned long batch = devex_batch(npages, flags), done = 0;
+	struct device_exclusive_range range = {
+		.mm = devex_mm(dev),
+		.owner = dev,
+	};
+	long made;
+
+	range.pages = kvmalloc_array(batch, sizeof(*range.pages),
+				     GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
+	if (!range.pages)
+		return -ENOMEM;
+	do {
+		range.start = addr + done * PAGE_SIZE;
+		range.end = range.start + min(npages - done, batch) * PAGE_SIZE;
+		made = devex_make(dev, &range, flags);
+		if (made < 0)
+			break;
+		devex_unlock_range(&range, made, flags);
+		done += made;
+	} while (done < npages && !(flags & DEVEX_RANGE_ONCE));
+	kvfree(range.pages);
+
+	return done ? done : made;
 }
 
 /*
@@ -445,13 +581,13 @@ static int devex_try_lock_range(struct devex *dev, unsigned long addr,
 
 /* As devex_make_range(), and the folios are locked in the end */
 static long devex_make_range_locked(struct devex *dev, unsigned long addr,
-				    unsigned long npages)
+				    unsigned long npages, u32 flags)
 {
 	long made;
 	int err;
 
 	do {
-		made = devex_make_range(dev, addr, npages);
+		made = devex_make_range(dev, addr, npages, flags);
 		if (made < 0)
 			return made;
 		err = devex_try_lock_range(dev, addr, made);
@@ -526,17 +662,25 @@ static int devex_engine_thread(void *arg)
  */
 static int devex_engine_fault(struct devex_engine *engine)
 {
-	struct folio *folio;
+	struct page *page;
+	struct device_exclusive_range range = {
+		.mm = devex_mm(engine->dev),
+		.start = PAGE_ALIGN_DOWN(engine->addr),
+		.end = PAGE_ALIGN_DOWN(engine->addr) + PAGE_SIZE,
+		.owner = engine->dev,
+		.pages = &page,
+	};
+	long made;
 	int err;
 
-	folio = devex_make_page(engine->dev, engine->addr);
-	if (IS_ERR(folio))
-		return PTR_ERR(folio);
+	made = devex_make(engine->dev, &range, 0);
+	if (made < 0)
+		return made;
 
 	devex_engine_enter(engine, DEVEX_ENGINE_RESUMES);
 	err = wait_event_killable(engine->wait, READ_ONCE(engine->state) !=
 				  DEVEX_ENGINE_RESUMES);
-	devex_unlock_folio(folio);
+	devex_unlock_range(&range, made, 0);
 	return err ? -EINTR : 0;
 }
 
@@ -853,16 +997,25 @@ static int devex_check_range(u64 addr, u64 size)
 	return end > TASK_SIZE ? -EFAULT : 0;
 }
 
+static long devex_make_command(struct devex *dev, unsigned long addr,
+			       unsigned long npages, u32 flags)
+{
+	if ((flags & DEVEX_RANGE_WAIT) && !DEVEX_HAS_RANGE)
+		return -EOPNOTSUPP;
+	if (!(flags & DEVEX_RANGE_LOCKED))
+		return devex_make_range(dev, addr, npages, flags);
+	return devex_make_range_locked(dev, addr, npages, flags);
+}
+
 static long devex_range_command(struct devex *dev, unsigned int cmd,
 				unsigned long addr, unsigned long npages,
-				bool locked)
+				u32 flags)
 {
 	struct devex_pin *pin;
 	long ret;
 
 	if (cmd == DEVEX_IOC_MAKE)
-		return locked ? devex_make_range_locked(dev, addr, npages) :
-				devex_make_range(dev, addr, npages);
+		return devex_make_command(dev, addr, npages, flags);
 
 	if (mutex_lock_killable(&dev->pins_lock))
 		return -EINTR;
@@ -881,24 +1034,33 @@ static long devex_range_command(struct devex *dev, unsigned int cmd,
 	return ret;
 }
 
+static bool devex_flags_valid(unsigned int cmd, u32 flags)
+{
+	const u32 exclude = DEVEX_RANGE_LOCKED | DEVEX_RANGE_WAIT;
+
+	if (cmd != DEVEX_IOC_MAKE)
+		return !flags;
+	return !(flags & ~(DEVEX_RANGE_LOCKED | DEVEX_RANGE_SINGLE |
+			   DEVEX_RANGE_ONCE | DEVEX_RANGE_WAIT)) &&
+	       (flags & exclude) != exclude;
+}
+
 static long devex_ioctl_range(struct devex *dev, unsigned int cmd,
 			      void __user *arg)
 {
-	u32 known_flags = cmd == DEVEX_IOC_MAKE ? DEVEX_RANGE_LOCKED : 0;
 	struct devex_range range;
 	long ret;
 
 	if (copy_from_user(&range, arg, sizeof(range)))
 		return -EFAULT;
-	if (range.reserved || (range.flags & ~known_flags))
+	if (range.reserved || !devex_flags_valid(cmd, range.flags))
 		return -EINVAL;
 	ret = devex_check_range(range.addr, range.size);
 	if (ret)
 		return ret;
 
 	ret = devex_range_command(dev, cmd, range.addr,
-				  range.size >> PAGE_SHIFT,
-				  range.flags & DEVEX_RANGE_LOCKED);
+				  range.size >> PAGE_SHIFT, range.flags);
 	if (ret < 0)
 		return ret;
 	range.npages = ret;

@@ -44,6 +44,19 @@ struct devex_range {
 /* DEVEX_IOC_MAKE: keep the folios locked until DEVEX_IOC_UNLOCK */
 #define DEVEX_RANGE_LOCKED	_BITUL(0)
 
+/* DEVEX_IOC_MAKE: page by page, by make_device_exclusive() */
+#define DEVEX_RANGE_SINGLE	_BITUL(1)
+
+/* DEVEX_IOC_MAKE: ask the kernel for the whole range, and only once */
+#define DEVEX_RANGE_ONCE	_BITUL(2)
+
+/*
+ * DEVEX_IOC_MAKE: wait for folios that a device of this process keeps locked.
+ * -EOPNOTSUPP where the kernel has no range call: one that waits could not be
+ * killed. -EINVAL together with DEVEX_RANGE_LOCKED.
+ */
+#define DEVEX_RANGE_WAIT	_BITUL(3)
+
 /**
  * struct devex_add - additions by the device
  * @addr: (in) a naturally aligned 64-bit word
@@ -113,6 +126,8 @@ enum {
  * struct devex_counters - what has happened to this device since it was opened
  * @events: (out) notifier events of the process by kind, but for
  * @own_events: (out) the MMU_NOTIFY_EXCLUSIVE events of this device itself
+ * @calls: (out) calls that gave pages of make_device_exclusive_range() or, with
+ *	DEVEX_RANGE_SINGLE or on a kernel without it, make_device_exclusive()
  * @conversions: (out) pages made exclusive and programmed
  * @retries: (out) attempts given up because of a concurrent notifier event
  * @invalidated: (out) pages that notifier events have taken from the device
@@ -124,6 +139,7 @@ enum {
 struct devex_counters {
 	__u64 events[DEVEX_NR_EVENTS];
 	__u64 own_events;
+	__u64 calls;
 	__u64 conversions;
 	__u64 retries;
 	__u64 invalidated;
@@ -138,7 +154,11 @@ struct devex_counters {
  * get_user_pages(): @npages counted from @addr, an errno only where it is
  * none. -EBUSY while a device of this process keeps folios locked. With
  * DEVEX_RANGE_LOCKED every folio of these pages is locked once, and stays so.
+ *
+ * The kernel is asked for DEVEX_BATCH pages at a time, and again where it gives
+ * fewer. Each time it may have to be repeated because of a notifier event.
  */
+#define DEVEX_BATCH		512
 #define DEVEX_IOC_MAKE		_IOWR('x', 0x00, struct devex_range)
 
 /* DEVEX_IOC_UNLOCK: unlock all folios that are kept locked; no argument */
