@@ -131,16 +131,6 @@ TEST_F(access, make_again)
 	EXPECT_EQ(0, memory_wrong(&self->mem, SEED));
 }
 
-static uint64_t all_events(const struct devex_counters *counters)
-{
-	uint64_t sum = 0;
-	int i;
-
-	for (i = 0; i < DEVEX_NR_EVENTS; i++)
-		sum += counters->events[i];
-	return sum;
-}
-
 /* Touching a page takes back that page and no other. */
 static void touch_one(struct __test_metadata *_metadata, int dev,
 		      const struct memory *mem, bool write)
@@ -321,22 +311,6 @@ static void *touch_thread(void *data)
 	touch(toucher->addr);
 	__atomic_store_n(&toucher->done, true, __ATOMIC_RELEASE);
 	return NULL;
-}
-
-/* The state of a thread as ps(1) shows it */
-static char thread_state(pid_t tid)
-{
-	char path[64], state = '?';
-	FILE *file;
-
-	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
-	file = fopen(path, "r");
-	if (!file)
-		return state;
-	if (fscanf(file, "%*d %*s %c", &state) != 1)
-		state = '?';
-	fclose(file);
-	return state;
 }
 
 /* While the folio is locked a CPU that touches it has to wait. */

@@ -182,6 +182,18 @@ enum page_state page_state(const char *addr)
 	return entry_state(entry, swap_areas());
 }
 
+/* In how many entries is @bit set? */
+size_t memory_count_bit(const struct memory *mem, uint64_t bit)
+{
+	uint64_t entries[mem->nr];
+	size_t i, count = 0;
+
+	read_pagemap(mem->addr, mem->nr, entries);
+	for (i = 0; i < mem->nr; i++)
+		count += !!(entries[i] & bit);
+	return count;
+}
+
 static uint64_t entry_pfn(uint64_t entry)
 {
 	uint64_t frame = entry & PM_FRAME_MASK;
@@ -395,14 +407,14 @@ static int map_small(struct memory *mem, uint32_t seed)
 	return 0;
 }
 
-static int map_thp(struct memory *mem, uint32_t seed)
+/* NR_LARGE page tables of it, filled after it was given @advice */
+static int map_tables(struct memory *mem, int advice, uint32_t seed)
 {
 	size_t huge = thp_size();
 
 	if (!huge)
 		return complain("this kernel has no transparent huge pages");
-	mem->folios = NR_LARGE;
-	mem->size = mem->folios * huge;
+	mem->size = NR_LARGE * huge;
 	mem->nr = mem->size / page_size();
 	/* A mapping of its own that begins and ends inside of @map */
 	mem->map_size = mem->size + 2 * huge;
@@ -410,7 +422,7 @@ static int map_thp(struct memory *mem, uint32_t seed)
 	if (!mem->map)
 		return -1;
 	mem->addr = (char *)(((uintptr_t)mem->map + huge) / huge * huge);
-	if (advise(mem, MADV_HUGEPAGE, "MADV_HUGEPAGE"))
+	if (advise(mem, advice, "MADV_HUGEPAGE or MADV_NOHUGEPAGE"))
 		return -1;
 	memory_fill(mem, seed);
 	/* khugepaged must not put together what the test takes apart. */
@@ -422,6 +434,22 @@ static int map_thp(struct memory *mem, uint32_t seed)
 		     mem->map + mem->map_size - mem->addr - mem->size,
 		     PROT_NONE))
 		return complain("mprotect failed: %s", strerror(errno));
+	return 0;
+}
+
+static int map_many(struct memory *mem, uint32_t seed)
+{
+	if (map_tables(mem, MADV_NOHUGEPAGE, seed))
+		return -1;
+	mem->folios = mem->nr;
+	return 0;
+}
+
+static int map_thp(struct memory *mem, uint32_t seed)
+{
+	if (map_tables(mem, MADV_HUGEPAGE, seed))
+		return -1;
+	mem->folios = NR_LARGE;
 	if (anon_huge(mem->addr) != mem->size)
 		return complain("got %zu of %zu bytes as huge pages",
 				anon_huge(mem->addr), mem->size);
@@ -542,6 +570,8 @@ int memory_map(struct memory *mem, enum memory_kind kind, uint32_t seed)
 	switch (kind) {
 	case SMALL:
 		return map_small(mem, seed);
+	case MANY:
+		return map_many(mem, seed);
 	case PTEMAP:
 		return map_ptemap(mem, seed);
 	case THP:
@@ -717,6 +747,17 @@ int device_counters(int dev, struct devex_counters *counters)
 	return ioctl(dev, DEVEX_IOC_COUNTERS, counters) ? -errno : 0;
 }
 
+/* Those of the device itself apart */
+uint64_t all_events(const struct devex_counters *counters)
+{
+	uint64_t sum = 0;
+	int i;
+
+	for (i = 0; i < DEVEX_NR_EVENTS; i++)
+		sum += counters->events[i];
+	return sum;
+}
+
 /* Nothing may be in the hands of the device unless it was taken from the CPU */
 bool device_agrees(int dev, const struct memory *mem)
 {
@@ -740,10 +781,10 @@ bool device_agrees(int dev, const struct memory *mem)
 /* The device writes to every page or, as that takes long, to every eighth. */
 static uint64_t use_of(const struct memory *mem, size_t page)
 {
-	bool large = mem->kind == PTEMAP || mem->kind == THP ||
-		     mem->kind == LAZYFREE_THP;
+	bool many = mem->kind == MANY || mem->kind == PTEMAP ||
+		    mem->kind == THP || mem->kind == LAZYFREE_THP;
 
-	return large && (mem->first + page) % 8 != 3 ? 0 : USED;
+	return many && (mem->first + page) % 8 != 3 ? 0 : USED;
 }
 
 int device_use(int dev, const struct memory *mem)
@@ -819,6 +860,22 @@ bool peer_wait(const struct peer *peer)
 	char c;
 
 	return read(peer->in, &c, 1) == 1;
+}
+
+char thread_state(pid_t tid)
+{
+	char path[64], state = '?';
+	FILE *file;
+
+	/* Any thread is found there, also one of another process. */
+	snprintf(path, sizeof(path), "/proc/%d/stat", tid);
+	file = fopen(path, "r");
+	if (!file)
+		return state;
+	if (fscanf(file, "%*d %*s %c", &state) != 1)
+		state = '?';
+	fclose(file);
+	return state;
 }
 
 /* The exit code of a child; 128 + signal when killed */

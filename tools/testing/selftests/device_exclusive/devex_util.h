@@ -20,6 +20,7 @@
  */
 enum memory_kind {
 	SMALL,		/* 4 KiB pages */
+	MANY,		/* 4 KiB pages, as many of them and where THP would be */
 	PTEMAP,		/* large folios, mapped by PTEs */
 	THP,		/* large folios, mapped by PMDs */
 	LAZYFREE,	/* 4 KiB pages, written, then MADV_FREE */
@@ -92,8 +93,13 @@ enum page_state {
 	PAGE_OTHER,	/* an entry that no page may have here */
 };
 
+/* Bits of a pagemap entry */
+#define PM_SOFT_DIRTY	(1ULL << 55)
+#define PM_UFFD_WP	(1ULL << 57)
+
 enum page_state page_state(const char *addr);
 bool is_exclusive(const char *addr);
+size_t memory_count_bit(const struct memory *mem, uint64_t bit);
 size_t memory_count(const struct memory *mem, enum page_state state);
 void memory_pfns(const struct memory *mem, uint64_t *pfns);
 size_t memory_moved(const struct memory *mem, const uint64_t *pfns);
@@ -114,6 +120,7 @@ int device_read(int dev, const void *addr, void *buf, size_t size);
 int device_query(int dev, const struct memory *mem, uint8_t *held);
 long device_held(int dev, const struct memory *mem);
 int device_counters(int dev, struct devex_counters *counters);
+uint64_t all_events(const struct devex_counters *counters);
 bool device_agrees(int dev, const struct memory *mem);
 
 /*
@@ -140,6 +147,9 @@ void peer_tell(const struct peer *peer);
 bool peer_wait(const struct peer *peer);
 int peer_exit(struct peer *peer);
 int child_exit(pid_t pid);
+
+/* The state of a thread as ps(1) shows it: 'D' is uninterruptible sleep */
+char thread_state(pid_t tid);
 
 /* A process that does @work again and again until helper_stop() */
 pid_t helper_start(void (*work)(void *data), void *data);

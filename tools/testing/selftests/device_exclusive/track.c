@@ -1,0 +1,707 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What the kernel keeps track of in the entries of a page table: who has
+ * written since when. Neither may get lost while a device has the page, nor may
+ * the device write without being seen.
+ */
+#include "kselftest_harness.h"
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+
+#include "devex_util.h"
+
+#define SEED		0x10
+#define OTHER_SEED	0x20
+
+/* Of a THP only some of the pages take part. */
+#define PAGES		48
+
+#define PAGE_IDLE	"/sys/kernel/mm/page_idle/bitmap"
+#define NUMA_BALANCING	"/proc/sys/kernel/numa_balancing"
+#define NUMA_DEBUGFS	"/sys/kernel/debug/sched/numa_balancing/"
+
+static void make_all(struct __test_metadata *_metadata, int dev,
+		     const struct memory *mem)
+{
+	ASSERT_EQ((long)mem->nr, device_make(dev, mem, 0));
+	ASSERT_EQ(mem->nr, memory_count(mem, PAGE_EXCLUSIVE));
+	ASSERT_EQ((long)mem->nr, device_held(dev, mem));
+}
+
+/*
+ * userfaultfd, for writes only or for any access. The kernel resolves the
+ * faults itself and notes them by clearing the bit in the entry.
+ */
+FIXTURE(uffd)
+{
+	struct memory mem;
+	struct memory part;	/* what the test is about */
+	int uffd;
+	int dev;
+};
+
+FIXTURE_VARIANT(uffd)
+{
+	enum memory_kind kind;
+	bool any_access;
+};
+
+FIXTURE_VARIANT_ADD(uffd, write_small)
+{
+	.kind = SMALL,
+};
+
+FIXTURE_VARIANT_ADD(uffd, write_ptemap)
+{
+	.kind = PTEMAP,
+};
+
+FIXTURE_VARIANT_ADD(uffd, write_thp)
+{
+	.kind = THP,
+};
+
+FIXTURE_VARIANT_ADD(uffd, access_small)
+{
+	.kind = SMALL,
+	.any_access = true,
+};
+
+FIXTURE_VARIANT_ADD(uffd, access_ptemap)
+{
+	.kind = PTEMAP,
+	.any_access = true,
+};
+
+FIXTURE_VARIANT_ADD(uffd, access_thp)
+{
+	.kind = THP,
+	.any_access = true,
+};
+
+static int uffd_open(struct __test_metadata *_metadata, uint64_t features)
+{
+	struct uffdio_api api = {
+		.api = UFFD_API,
+		.features = features,
+	};
+	int fd;
+
+	fd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, ioctl(fd, UFFDIO_API, &api))
+		TH_LOG("UFFDIO_API: %s", strerror(errno));
+	return fd;
+}
+
+static void uffd_register(struct __test_metadata *_metadata, int uffd,
+			  const struct memory *mem, uint64_t mode)
+{
+	struct uffdio_register reg = {
+		.range = { (uintptr_t)mem->addr, mem->size },
+		.mode = mode,
+	};
+
+	ASSERT_EQ(0, ioctl(uffd, UFFDIO_REGISTER, &reg))
+		TH_LOG("UFFDIO_REGISTER: %s", strerror(errno));
+}
+
+FIXTURE_SETUP(uffd)
+{
+	self->uffd = -1;
+	self->dev = device_open();
+	ASSERT_LE(0, self->dev);
+	ASSERT_EQ(0, memory_map(&self->mem, variant->kind, SEED));
+	self->part = memory_part(&self->mem, 8, PAGES);
+	if (variant->any_access) {
+		self->uffd = uffd_open(_metadata, UFFD_FEATURE_RWP |
+				       UFFD_FEATURE_RWP_ASYNC);
+		uffd_register(_metadata, self->uffd, &self->mem,
+			      UFFDIO_REGISTER_MODE_RWP);
+	} else {
+		self->uffd = uffd_open(_metadata, UFFD_FEATURE_WP_ASYNC |
+				       UFFD_FEATURE_PAGEFAULT_FLAG_WP);
+		uffd_register(_metadata, self->uffd, &self->mem,
+			      UFFDIO_REGISTER_MODE_WP);
+	}
+}
+
+FIXTURE_TEARDOWN(uffd)
+{
+	if (self->uffd >= 0)
+		close(self->uffd);
+	if (self->dev >= 0)
+		close(self->dev);
+	memory_unmap(&self->mem);
+}
+
+/* From now on accesses are noted. */
+static void protect(struct __test_metadata *_metadata, int uffd,
+		    const struct memory *mem, bool any_access)
+{
+	struct uffdio_writeprotect wp = {
+		.range = { (uintptr_t)mem->addr, mem->size },
+		.mode = UFFDIO_WRITEPROTECT_MODE_WP,
+	};
+	struct uffdio_rwprotect rwp = {
+		.range = { (uintptr_t)mem->addr, mem->size },
+		.mode = UFFDIO_RWPROTECT_MODE_RWP,
+	};
+
+	if (any_access) {
+		ASSERT_EQ(0, ioctl(uffd, UFFDIO_RWPROTECT, &rwp));
+	} else {
+		ASSERT_EQ(0, ioctl(uffd, UFFDIO_WRITEPROTECT, &wp));
+	}
+	ASSERT_EQ(mem->nr, memory_count_bit(mem, PM_UFFD_WP));
+}
+
+/* Protecting what a device has takes it from the device. */
+TEST_F(uffd, protect_exclusive)
+{
+	struct memory read = memory_part(&self->part, 0, 8);
+	struct memory write = memory_part(&self->part, 8, 8);
+	struct memory rest = memory_part(&self->part, 16, PAGES - 16);
+	size_t i;
+
+	make_all(_metadata, self->dev, &self->part);
+	protect(_metadata, self->uffd, &self->part, variant->any_access);
+	EXPECT_EQ(PAGES, memory_count(&self->part, PAGE_EXCLUSIVE));
+	EXPECT_EQ(0, device_held(self->dev, &self->part));
+
+	/* A page that is read is still protected against writes. */
+	for (i = 0; i < read.nr; i++)
+		touch(memory_page(&read, i));
+	EXPECT_EQ(read.nr, memory_count(&read, PAGE_PRESENT));
+	EXPECT_EQ(variant->any_access ? 0 : read.nr,
+		  memory_count_bit(&read, PM_UFFD_WP));
+
+	for (i = 0; i < write.nr; i++)
+		write_word(memory_word(&write, i), 7);
+	EXPECT_EQ(0, memory_count_bit(&write, PM_UFFD_WP));
+	for (i = 0; i < read.nr; i++)
+		write_word(memory_word(&read, i), 7);
+	EXPECT_EQ(0, memory_count_bit(&read, PM_UFFD_WP));
+
+	EXPECT_EQ(rest.nr, memory_count_bit(&rest, PM_UFFD_WP));
+	EXPECT_EQ(rest.nr, memory_count(&rest, PAGE_EXCLUSIVE));
+	EXPECT_EQ(0, memory_wrong(&rest, SEED));
+}
+
+/* The device may write to what it gets: that is a write, and noted. */
+TEST_F(uffd, device_writes)
+{
+	protect(_metadata, self->uffd, &self->part, variant->any_access);
+	make_all(_metadata, self->dev, &self->part);
+	EXPECT_EQ(0, memory_count_bit(&self->part, PM_UFFD_WP));
+
+	/* The same if the entries are exclusive already. */
+	protect(_metadata, self->uffd, &self->part, variant->any_access);
+	EXPECT_EQ(0, device_held(self->dev, &self->part));
+	make_all(_metadata, self->dev, &self->part);
+	EXPECT_EQ(0, memory_count_bit(&self->part, PM_UFFD_WP));
+
+	ASSERT_EQ(0, device_add(self->dev, memory_word(&self->part, 5), 3, 1));
+	EXPECT_EQ(0, memory_count_bit(&self->part, PM_UFFD_WP));
+	EXPECT_EQ(memory_value(SEED, 13, 0) + 3,
+		  read_word(memory_word(&self->part, 5)));
+	*memory_word(&self->part, 5) -= 3;
+	EXPECT_EQ(0, memory_wrong(&self->mem, SEED));
+}
+
+/* A thread that resolves faults, as of a process that is being migrated */
+struct pager {
+	int uffd;
+	unsigned int faults;
+	bool write_protected;
+	pthread_t thread;
+};
+
+static void resolve(struct pager *pager, uint64_t addr)
+{
+	uint64_t page[page_size() / sizeof(addr)];
+	struct uffdio_copy copy = {
+		.dst = addr,
+		.src = (uintptr_t)page,
+		.len = sizeof(page),
+	};
+	struct uffdio_writeprotect wp = {
+		.range = { addr, sizeof(page) },
+	};
+
+	memset(page, 0, sizeof(page));
+	page[0] = addr;
+	pager->faults++;
+	if (pager->write_protected)
+		ioctl(pager->uffd, UFFDIO_WRITEPROTECT, &wp);
+	else
+		ioctl(pager->uffd, UFFDIO_COPY, &copy);
+}
+
+static void *pager_thread(void *data)
+{
+	struct pager *pager = data;
+	struct pollfd fd = { .fd = pager->uffd, .events = POLLIN };
+	struct uffd_msg msg;
+
+	while (poll(&fd, 1, -1) == 1) {
+		if (read(pager->uffd, &msg, sizeof(msg)) != sizeof(msg))
+			continue;
+		resolve(pager, msg.arg.pagefault.address & -page_size());
+	}
+	return NULL;
+}
+
+FIXTURE(pager)
+{
+	struct pager pager;
+	struct memory mem;
+	int dev;
+};
+
+FIXTURE_VARIANT(pager)
+{
+	bool write_protected;
+};
+
+FIXTURE_VARIANT_ADD(pager, missing)
+{
+	.write_protected = false,
+};
+
+FIXTURE_VARIANT_ADD(pager, write_protected)
+{
+	.write_protected = true,
+};
+
+FIXTURE_SETUP(pager)
+{
+	bool wp = variant->write_protected;
+
+	self->dev = device_open();
+	ASSERT_LE(0, self->dev);
+	ASSERT_EQ(0, memory_map(&self->mem, SMALL, SEED));
+	self->pager.write_protected = wp;
+	self->pager.uffd = uffd_open(_metadata, wp ?
+				     UFFD_FEATURE_PAGEFAULT_FLAG_WP : 0);
+	uffd_register(_metadata, self->pager.uffd, &self->mem, wp ?
+		      UFFDIO_REGISTER_MODE_WP : UFFDIO_REGISTER_MODE_MISSING);
+	if (wp) {
+		protect(_metadata, self->pager.uffd, &self->mem, false);
+	} else {
+		ASSERT_EQ(0, madvise(self->mem.addr, self->mem.size,
+				     MADV_DONTNEED));
+	}
+	ASSERT_EQ(0, pthread_create(&self->pager.thread, NULL, pager_thread,
+				    &self->pager));
+}
+
+FIXTURE_TEARDOWN(pager)
+{
+	pthread_cancel(self->pager.thread);
+	pthread_join(self->pager.thread, NULL);
+	close(self->pager.uffd);
+	if (self->dev >= 0)
+		close(self->dev);
+	memory_unmap(&self->mem);
+}
+
+/*
+ * A call that keeps the mmap_lock cannot wait for a pager: a driver gets the
+ * error that get_user_pages() would give it. The device of these tests asks a
+ * kernel without ranges for the pages first, in another way. Either is fine, as
+ * long as nobody gets a page before the pager has seen to it.
+ */
+TEST_F(pager, make)
+{
+	const struct memory *mem = &self->mem;
+	long made;
+	size_t i;
+
+	made = device_make(self->dev, mem, 0);
+	if (made < 0) {
+		EXPECT_EQ(-EFAULT, made);
+		EXPECT_EQ(0, self->pager.faults);
+		EXPECT_EQ(0, memory_count(mem, PAGE_EXCLUSIVE));
+		EXPECT_EQ(0, device_held(self->dev, mem));
+	}
+
+	/* When they are there it gets them. */
+	for (i = 0; i < mem->nr; i++)
+		write_word(memory_word(mem, i) + 1, 7);
+	EXPECT_EQ(mem->nr, self->pager.faults);
+	make_all(_metadata, self->dev, mem);
+	ASSERT_EQ(0, device_add(self->dev, memory_word(mem, 5), 3, 1));
+	*memory_word(mem, 5) -= 3;
+	EXPECT_EQ(0, memory_count_bit(mem, PM_UFFD_WP));
+	for (i = 0; i < mem->nr; i++)
+		EXPECT_EQ(variant->write_protected ? memory_value(SEED, i, 0) :
+			  (uintptr_t)memory_word(mem, i),
+			  read_word(memory_word(mem, i)));
+	EXPECT_EQ(mem->nr, self->pager.faults);
+}
+
+/*
+ * Each kind of memory
+ */
+FIXTURE(track)
+{
+	struct memory mem;
+	struct memory part;	/* what the test is about */
+	int dev;
+};
+
+FIXTURE_VARIANT(track)
+{
+	enum memory_kind kind;
+};
+
+FIXTURE_VARIANT_ADD(track, small)
+{
+	.kind = SMALL,
+};
+
+FIXTURE_VARIANT_ADD(track, ptemap)
+{
+	.kind = PTEMAP,
+};
+
+FIXTURE_VARIANT_ADD(track, thp)
+{
+	.kind = THP,
+};
+
+FIXTURE_VARIANT_ADD(track, lazyfree)
+{
+	.kind = LAZYFREE,
+};
+
+FIXTURE_VARIANT_ADD(track, ksm)
+{
+	.kind = KSM,
+};
+
+FIXTURE_VARIANT_ADD(track, mremapped)
+{
+	.kind = MREMAPPED,
+};
+
+FIXTURE_VARIANT_ADD(track, swapped)
+{
+	.kind = SWAPPED,
+};
+
+FIXTURE_SETUP(track)
+{
+	self->dev = device_open();
+	ASSERT_LE(0, self->dev);
+	ASSERT_EQ(0, memory_map(&self->mem, variant->kind, SEED));
+	self->part = memory_part(&self->mem, 0, PAGES);
+}
+
+FIXTURE_TEARDOWN(track)
+{
+	if (self->dev >= 0)
+		close(self->dev);
+	memory_unmap(&self->mem);
+}
+
+/* Soft-dirty bits, which /proc/self/clear_refs clears */
+static int clear_soft_dirty(void)
+{
+	return write_file("/proc/self/clear_refs", "4");
+}
+
+static bool no_soft_dirty(void)
+{
+#if defined(__x86_64__)
+	return false;
+#else
+	return true;
+#endif
+}
+
+/* What is dirty stays dirty, and what is clean stays clean until it is written. */
+TEST_F(track, soft_dirty)
+{
+	struct memory read = memory_part(&self->part, 0, 8);
+	struct memory write = memory_part(&self->part, 8, 8);
+	struct memory rest = memory_part(&self->part, 16, PAGES - 16);
+	size_t i;
+
+	if (no_soft_dirty())
+		SKIP(return, "no soft-dirty bits on this architecture");
+
+	/* The device may write to what it gets: it is dirty from then on. */
+	ASSERT_EQ(0, clear_soft_dirty());
+	ASSERT_EQ(0, memory_count_bit(&self->part, PM_SOFT_DIRTY));
+	make_all(_metadata, self->dev, &self->part);
+	EXPECT_EQ(PAGES, memory_count_bit(&self->part, PM_SOFT_DIRTY));
+	for (i = 0; i < read.nr; i++)
+		touch(memory_page(&read, i));
+	EXPECT_EQ(read.nr, memory_count(&read, PAGE_PRESENT));
+	EXPECT_EQ(read.nr, memory_count_bit(&read, PM_SOFT_DIRTY));
+
+	/* Clearing the bits takes all from the device. */
+	make_all(_metadata, self->dev, &self->part);
+	ASSERT_EQ(0, clear_soft_dirty());
+	EXPECT_EQ(0, memory_count_bit(&self->part, PM_SOFT_DIRTY));
+	EXPECT_EQ(0, device_held(self->dev, &self->part));
+	EXPECT_EQ(PAGES, memory_count(&self->part, PAGE_EXCLUSIVE));
+
+	/* A read does not make dirty, a write does. */
+	for (i = 0; i < read.nr; i++)
+		touch(memory_page(&read, i));
+	EXPECT_EQ(0, memory_count_bit(&read, PM_SOFT_DIRTY));
+	for (i = 0; i < write.nr; i++)
+		write_word(memory_word(&write, i),
+			   memory_value(SEED, 8 + i, 0));
+	EXPECT_EQ(write.nr, memory_count_bit(&write, PM_SOFT_DIRTY));
+	EXPECT_EQ(0, memory_count_bit(&rest, PM_SOFT_DIRTY));
+	for (i = 0; i < read.nr; i++)
+		write_word(memory_word(&read, i), memory_value(SEED, i, 0));
+	EXPECT_EQ(read.nr, memory_count_bit(&read, PM_SOFT_DIRTY));
+	EXPECT_EQ(0, memory_wrong(&self->mem, SEED));
+}
+
+/* The same if the entries are exclusive already when it gets the pages. */
+TEST_F(track, soft_dirty_again)
+{
+	if (no_soft_dirty())
+		SKIP(return, "no soft-dirty bits on this architecture");
+
+	make_all(_metadata, self->dev, &self->part);
+	ASSERT_EQ(0, clear_soft_dirty());
+	ASSERT_EQ(0, memory_count_bit(&self->part, PM_SOFT_DIRTY));
+	ASSERT_EQ(PAGES, memory_count(&self->part, PAGE_EXCLUSIVE));
+	make_all(_metadata, self->dev, &self->part);
+	ASSERT_EQ(0, device_add(self->dev, memory_word(&self->part, 5), 3, 1));
+	EXPECT_EQ(PAGES, memory_count_bit(&self->part, PM_SOFT_DIRTY));
+
+	EXPECT_EQ(memory_value(SEED, 5, 0) + 3,
+		  read_word(memory_word(&self->part, 5)));
+	EXPECT_EQ(PAGES, memory_count_bit(&self->part, PM_SOFT_DIRTY));
+}
+
+static long minor_faults(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_SELF, &usage);
+	return usage.ru_minflt;
+}
+
+static long write_faults(const struct memory *mem)
+{
+	long before = minor_faults();
+	size_t i;
+
+	for (i = 0; i < mem->nr; i++)
+		write_word(memory_word(mem, i), memory_value(SEED,
+							     mem->first + i, 0));
+	return minor_faults() - before;
+}
+
+static long read_faults(const struct memory *mem)
+{
+	long before = minor_faults();
+	size_t i;
+
+	for (i = 0; i < mem->nr; i++)
+		touch(memory_page(mem, i));
+	return minor_faults() - before;
+}
+
+/* One fault a page, and not another one for a write behind it */
+TEST_F(track, faults)
+{
+	struct memory write = memory_part(&self->part, 0, 16);
+	struct memory read = memory_part(&self->part, 16, 16);
+
+	/* What the functions themselves fault in does not count. */
+	write_faults(&self->part);
+	read_faults(&self->part);
+
+	make_all(_metadata, self->dev, &self->part);
+	EXPECT_EQ(16, write_faults(&write));
+	EXPECT_EQ(0, write_faults(&write));
+	EXPECT_EQ(16, read_faults(&read));
+	EXPECT_EQ(0, read_faults(&read));
+	EXPECT_EQ(0, write_faults(&read));
+	EXPECT_EQ(16, memory_count(&self->part, PAGE_EXCLUSIVE));
+	EXPECT_EQ(0, memory_wrong(&self->mem, SEED));
+}
+
+static bool is_idle(struct __test_metadata *_metadata, int bitmap, uint64_t pfn)
+{
+	uint64_t bits;
+
+	ASSERT_EQ(sizeof(bits),
+		  pread(bitmap, &bits, sizeof(bits), pfn / 64 * sizeof(bits)));
+	return bits >> pfn % 64 & 1;
+}
+
+static void set_idle(struct __test_metadata *_metadata, int bitmap, uint64_t pfn)
+{
+	uint64_t bit = 1ULL << pfn % 64;
+
+	ASSERT_EQ(sizeof(bit),
+		  pwrite(bitmap, &bit, sizeof(bit), pfn / 64 * sizeof(bit)));
+}
+
+/* A page is idle until the CPU touches it, and then it is not. */
+TEST_F(track, idle)
+{
+	struct memory one = memory_part(&self->mem, 0, 1);
+	uint64_t pfn;
+	int bitmap;
+
+	bitmap = open(PAGE_IDLE, O_RDWR);
+	ASSERT_LE(0, bitmap);
+	make_all(_metadata, self->dev, &self->mem);
+	ASSERT_EQ(0, drain_lru());
+	/* Of a large folio this is the first page, which has the bit. */
+	memory_pfns(&one, &pfn);
+	set_idle(_metadata, bitmap, pfn);
+	EXPECT_TRUE(is_idle(_metadata, bitmap, pfn));
+	EXPECT_TRUE(is_exclusive(one.addr));
+
+	touch(one.addr);
+	EXPECT_FALSE(is_idle(_metadata, bitmap, pfn));
+
+	make_all(_metadata, self->dev, &one);
+	set_idle(_metadata, bitmap, pfn);
+	EXPECT_TRUE(is_idle(_metadata, bitmap, pfn));
+	write_word(memory_word(&one, 0), memory_value(OTHER_SEED, 0, 0));
+	EXPECT_FALSE(is_idle(_metadata, bitmap, pfn));
+	close(bitmap);
+}
+
+/*
+ * NUMA balancing makes pages inaccessible for a moment, to see who uses them.
+ */
+FIXTURE(numa)
+{
+	struct memory mem;
+	pthread_t idler;
+	int pipe[2];
+	long balancing, delay, period;
+	int dev;
+};
+
+FIXTURE_VARIANT(numa)
+{
+	enum memory_kind kind;
+};
+
+FIXTURE_VARIANT_ADD(numa, small)
+{
+	.kind = SMALL,
+};
+
+FIXTURE_VARIANT_ADD(numa, ptemap)
+{
+	.kind = PTEMAP,
+};
+
+FIXTURE_VARIANT_ADD(numa, thp)
+{
+	.kind = THP,
+};
+
+/* Pages near a process with one thread are not looked at: have another one. */
+static void *idler_thread(void *data)
+{
+	int *pipe = data;
+	char c;
+
+	return (void *)read(pipe[0], &c, 1);
+}
+
+FIXTURE_SETUP(numa)
+{
+	self->dev = device_open();
+	ASSERT_LE(0, self->dev);
+	self->balancing = read_number(NUMA_BALANCING);
+	self->delay = read_number(NUMA_DEBUGFS "scan_delay_ms");
+	self->period = read_number(NUMA_DEBUGFS "scan_period_min_ms");
+	ASSERT_EQ(0, write_number(NUMA_DEBUGFS "scan_delay_ms", 1));
+	ASSERT_EQ(0, write_number(NUMA_DEBUGFS "scan_period_min_ms", 10));
+	ASSERT_EQ(0, pipe(self->pipe));
+	ASSERT_EQ(0, pthread_create(&self->idler, NULL, idler_thread,
+				    self->pipe));
+	ASSERT_EQ(0, memory_map(&self->mem, variant->kind, SEED));
+}
+
+FIXTURE_TEARDOWN(numa)
+{
+	write_number(NUMA_BALANCING, self->balancing);
+	write_number(NUMA_DEBUGFS "scan_delay_ms", self->delay);
+	write_number(NUMA_DEBUGFS "scan_period_min_ms", self->period);
+	close(self->pipe[1]);
+	pthread_join(self->idler, NULL);
+	if (self->dev >= 0)
+		close(self->dev);
+	memory_unmap(&self->mem);
+}
+
+/*
+ * Use CPU time until touching the first page is a fault: the scan looks at 256
+ * MiB at once, so the other pages are inaccessible as well.
+ */
+static bool wait_for_hints(const struct memory *mem)
+{
+	struct memory first = memory_part(mem, 0, 1);
+	time_t end = time(NULL) + 20;
+	long hinted = 0;
+
+	if (write_number(NUMA_BALANCING, 1))
+		return false;
+	while (!hinted && time(NULL) < end)
+		hinted = read_faults(&first);
+	return !write_number(NUMA_BALANCING, 0) && hinted;
+}
+
+/* The device gets them, and all is well afterwards. */
+TEST_F(numa, make)
+{
+	struct memory half = memory_part(&self->mem, 0, self->mem.nr / 2);
+	struct memory rest = memory_part(&self->mem, self->mem.nr / 2,
+					 self->mem.nr / 2);
+
+	read_faults(&self->mem);
+	ASSERT_TRUE(wait_for_hints(&half));
+	make_all(_metadata, self->dev, &half);
+	ASSERT_EQ(0, device_add(self->dev, memory_word(&half, 3), 3, 1));
+	*memory_word(&half, 3) -= 3;
+	EXPECT_EQ(0, memory_wrong(&half, SEED));
+	EXPECT_EQ(0, read_faults(&half));
+
+	/* They were inaccessible in fact, or else this proves nothing. */
+	EXPECT_LT(0, read_faults(&rest));
+	EXPECT_EQ(0, memory_wrong(&rest, SEED));
+}
+
+/* What is exclusive is none of its business. */
+TEST_F(numa, exclusive)
+{
+	struct memory half = memory_part(&self->mem, 0, self->mem.nr / 2);
+	struct memory rest = memory_part(&self->mem, self->mem.nr / 2,
+					 self->mem.nr / 2);
+
+	read_faults(&self->mem);
+	make_all(_metadata, self->dev, &rest);
+	ASSERT_TRUE(wait_for_hints(&half));
+	EXPECT_EQ(rest.nr, memory_count(&rest, PAGE_EXCLUSIVE));
+	EXPECT_TRUE(device_agrees(self->dev, &rest));
+	make_all(_metadata, self->dev, &rest);
+	EXPECT_EQ((long)rest.nr, read_faults(&rest));
+	EXPECT_EQ(0, memory_wrong(&self->mem, SEED));
+}
+
+TEST_HARNESS_MAIN
