@@ -218,4 +218,211 @@ TEST_F_TIMEOUT(atomic, words_fork, 55)
 	on_a_page(_metadata, self->dev, &self->mem, true);
 }
 
+/*
+ * A range that everybody wants all the time: for so long, and everybody must
+ * get on at least so often in it. This is an emulated machine.
+ */
+#define CROWD_SECONDS	3
+#define CROWD_TURNS	5
+
+/* Pages whose first words are added to by a device each turn */
+#define CROWD_PAGES	4
+
+FIXTURE(crowd)
+{
+	struct memory mem;
+	int dev[2];
+};
+
+FIXTURE_VARIANT(crowd)
+{
+	enum memory_kind kind;
+};
+
+FIXTURE_VARIANT_ADD(crowd, small)
+{
+	.kind = SMALL,
+};
+
+FIXTURE_VARIANT_ADD(crowd, many)
+{
+	.kind = MANY,
+};
+
+FIXTURE_VARIANT_ADD(crowd, ptemap)
+{
+	.kind = PTEMAP,
+};
+
+FIXTURE_VARIANT_ADD(crowd, thp)
+{
+	.kind = THP,
+};
+
+FIXTURE_SETUP(crowd)
+{
+	size_t i;
+
+	self->dev[0] = device_open();
+	ASSERT_LE(0, self->dev[0]);
+	self->dev[1] = device_open();
+	ASSERT_LE(0, self->dev[1]);
+	ASSERT_EQ(0, memory_map(&self->mem, variant->kind, 0));
+	for (i = 0; i < self->mem.nr; i++)
+		write_word(memory_word(&self->mem, i), 0);
+}
+
+FIXTURE_TEARDOWN(crowd)
+{
+	close(self->dev[0]);
+	close(self->dev[1]);
+	memory_unmap(&self->mem);
+}
+
+struct crowd {
+	const struct memory *mem;
+	int dev;
+	bool *stop;
+	unsigned int turns;
+	uint64_t adds;		/* of a device, in all; of a CPU, to each page */
+	int error;
+	pthread_t thread;
+};
+
+static bool goes_on(const struct crowd *crowd)
+{
+	return !__atomic_load_n(crowd->stop, __ATOMIC_RELAXED);
+}
+
+/* Take the whole range; fewer pages than asked for is normal: ask again. */
+static int take_all(const struct crowd *crowd)
+{
+	struct memory rest;
+	size_t done = 0;
+	long made;
+
+	while (done < crowd->mem->nr) {
+		rest = memory_part(crowd->mem, done, crowd->mem->nr - done);
+		made = device_make(crowd->dev, &rest, 0);
+		/* On 7.3 it may have to be tried again. */
+		if (made < 0 && made != -EBUSY)
+			return made;
+		if (made > 0)
+			done += made;
+	}
+	return 0;
+}
+
+static void *crowd_device(void *data)
+{
+	struct crowd *crowd = data;
+	size_t i, page;
+
+	while (!crowd->error && goes_on(crowd)) {
+		crowd->error = take_all(crowd);
+		for (i = 0; !crowd->error && i < CROWD_PAGES; i++) {
+			page = crowd->mem->nr / CROWD_PAGES * i + 1;
+			crowd->error = device_add(crowd->dev,
+						  memory_word(crowd->mem, page),
+						  DEVICE_VALUE, 10);
+			crowd->adds += 10;
+		}
+		crowd->turns++;
+	}
+	return NULL;
+}
+
+static void *crowd_cpu(void *data)
+{
+	struct crowd *crowd = data;
+	size_t i;
+
+	while (goes_on(crowd)) {
+		for (i = 0; i < crowd->mem->nr; i++)
+			__atomic_fetch_add(memory_word(crowd->mem, i),
+					   CPU_VALUE, __ATOMIC_RELAXED);
+		crowd->adds++;
+		crowd->turns++;
+	}
+	return NULL;
+}
+
+static void run_crowd(struct __test_metadata *_metadata,
+		      const struct memory *mem, struct crowd *crowds,
+		      void *(**work)(void *data), size_t nr)
+{
+	bool stop = false;
+	size_t i;
+
+	for (i = 0; i < nr; i++) {
+		crowds[i].mem = mem;
+		crowds[i].stop = &stop;
+		ASSERT_EQ(0, pthread_create(&crowds[i].thread, NULL, work[i],
+					    &crowds[i]));
+	}
+	sleep(CROWD_SECONDS);
+	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+	/* Bounded time: the turn that each of them is in comes to an end. */
+	for (i = 0; i < nr; i++)
+		ASSERT_EQ(0, pthread_join(crowds[i].thread, NULL));
+	for (i = 0; i < nr; i++) {
+		TH_LOG("%s: %u turns", work[i] == crowd_cpu ? "CPU" : "device",
+		       crowds[i].turns);
+		EXPECT_EQ(0, crowds[i].error);
+		EXPECT_LE(CROWD_TURNS, crowds[i].turns);
+	}
+}
+
+/* No update is lost: of these pages all that was added is there. */
+static void expect_sums(struct __test_metadata *_metadata,
+			const struct memory *mem, uint64_t by_devices,
+			uint64_t by_cpus)
+{
+	size_t i, step = mem->nr / CROWD_PAGES, wrong = 0;
+	uint64_t expected;
+
+	for (i = 0; i < mem->nr; i++) {
+		expected = by_cpus * CPU_VALUE;
+		if (i % step == 1)
+			expected += by_devices / CROWD_PAGES * DEVICE_VALUE;
+		wrong += read_word(memory_word(mem, i)) != expected;
+	}
+	EXPECT_EQ(0, wrong);
+}
+
+/* Two devices take it from each other. */
+TEST_F_TIMEOUT(crowd, devices, 30)
+{
+	void *(*work[])(void *data) = { crowd_device, crowd_device };
+	struct crowd crowds[2] = { { .dev = self->dev[0] },
+				   { .dev = self->dev[1] } };
+
+	run_crowd(_metadata, &self->mem, crowds, work, 2);
+	expect_sums(_metadata, &self->mem, crowds[0].adds + crowds[1].adds, 0);
+}
+
+/* A device, and CPUs that touch each page of it all the time */
+TEST_F_TIMEOUT(crowd, cpus, 30)
+{
+	void *(*work[])(void *data) = { crowd_device, crowd_cpu, crowd_cpu };
+	struct crowd crowds[3] = { { .dev = self->dev[0] } };
+
+	run_crowd(_metadata, &self->mem, crowds, work, 3);
+	expect_sums(_metadata, &self->mem, crowds[0].adds,
+		    crowds[1].adds + crowds[2].adds);
+}
+
+/* All of them */
+TEST_F_TIMEOUT(crowd, all, 30)
+{
+	void *(*work[])(void *data) = { crowd_device, crowd_device, crowd_cpu,
+					crowd_cpu };
+	struct crowd crowds[4] = { { .dev = self->dev[0] },
+				   { .dev = self->dev[1] } };
+
+	run_crowd(_metadata, &self->mem, crowds, work, 4);
+	expect_sums(_metadata, &self->mem, crowds[0].adds + crowds[1].adds,
+		    crowds[2].adds + crowds[3].adds);
+}
+
 TEST_HARNESS_MAIN

@@ -6,6 +6,7 @@
  */
 #include "kselftest_harness.h"
 #include <linux/mempolicy.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/syscall.h>
 
@@ -431,6 +432,65 @@ TEST_F(migrate, neighbour)
 
 	/* The device can have them where they are now. */
 	EXPECT_EQ((long)some.nr, device_make(self->dev, &some, 0));
+	EXPECT_EQ(0, memory_wrong(&self->mem, SEED));
+}
+
+/* Pages that take turns on the two nodes, until @stop */
+struct mover {
+	const struct memory *mem;
+	unsigned int moved;
+	bool stop;
+	pthread_t thread;
+};
+
+static void *move_thread(void *data)
+{
+	struct mover *mover = data;
+	const struct memory *mem = mover->mem;
+	int nodes[mem->nr], status[mem->nr];
+	const void *pages[mem->nr];
+	unsigned int turn;
+	size_t i;
+
+	for (i = 0; i < mem->nr; i++)
+		pages[i] = memory_page(mem, i);
+	for (turn = 0; !__atomic_load_n(&mover->stop, __ATOMIC_RELAXED); turn++) {
+		for (i = 0; i < mem->nr; i++)
+			nodes[i] = turn % 2;
+		if (syscall(SYS_move_pages, 0, mem->nr, pages, nodes, status,
+			    MPOL_MF_MOVE))
+			continue;
+		for (i = 0; i < mem->nr; i++)
+			mover->moved += status[i] == nodes[i];
+	}
+	return NULL;
+}
+
+/* The device gets pages that are being moved, and nothing is lost. */
+TEST_F(migrate, make_while_moving)
+{
+	struct memory some = memory_part(&self->mem, 0, 32);
+	struct mover mover = { .mem = &some };
+	size_t page;
+	int round;
+
+	ASSERT_EQ(0, pthread_create(&mover.thread, NULL, move_thread, &mover));
+	for (round = 0; round < 60; round++) {
+		page = round % some.nr;
+		ASSERT_LT(0, device_make(self->dev, &some, 0));
+		EXPECT_TRUE(device_agrees(self->dev, &some));
+		ASSERT_EQ(0, device_add(self->dev, memory_word(&some, page), 1,
+					1));
+		EXPECT_EQ(memory_value(SEED, page, 0) + 1,
+			  read_word(memory_word(&some, page)));
+		__atomic_fetch_sub(memory_word(&some, page), 1,
+				   __ATOMIC_RELAXED);
+		EXPECT_EQ(0, memory_wrong(&some, SEED));
+	}
+	__atomic_store_n(&mover.stop, true, __ATOMIC_RELAXED);
+	ASSERT_EQ(0, pthread_join(mover.thread, NULL));
+	TH_LOG("%u pages moved", mover.moved);
+	EXPECT_LT(0, mover.moved);
 	EXPECT_EQ(0, memory_wrong(&self->mem, SEED));
 }
 

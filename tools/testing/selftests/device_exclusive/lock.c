@@ -76,7 +76,7 @@ struct waiter {
 	pid_t tid;
 	bool done;
 	pthread_t thread;
-	char stack[64 * 1024] __attribute__((aligned(16)));
+	uint64_t stack[8 * 1024];
 };
 
 static int wait_and_make(void *data)
@@ -209,7 +209,7 @@ static void kill_waiter(struct __test_metadata *_metadata,
 {
 	pid_t pid;
 
-	pid = clone(work, waiter->stack + sizeof(waiter->stack),
+	pid = clone(work, waiter->stack + ARRAY_SIZE(waiter->stack),
 		    CLONE_VM | CLONE_FILES | SIGCHLD, waiter);
 	ASSERT_LT(0, pid);
 	until_it_waits(_metadata, waiter);

@@ -150,6 +150,47 @@ TEST_F(reclaim, all)
 	reclaim_exclusive(_metadata, self->dev, &self->cgroup, &self->mem);
 }
 
+/*
+ * What a CPU writes to a page that it takes back is there to stay, also where
+ * the page was lazyfree: nobody may take it for clean.
+ */
+TEST_F(reclaim, written)
+{
+	const struct memory *mem = &self->mem;
+	int i;
+
+	ASSERT_EQ((long)mem->nr, device_make(self->dev, mem, 0));
+	ASSERT_EQ(0, madvise(mem->addr, mem->size, MADV_FREE));
+	memory_fill(mem, OTHER_SEED);
+	for (i = 0; i < 100 && memory_count(mem, PAGE_SWAPPED) != mem->nr; i++) {
+		cgroup_reclaim(&self->cgroup, "16M");
+		expect_whole(_metadata, self->dev, mem);
+	}
+	EXPECT_LT(0, memory_count(mem, PAGE_SWAPPED));
+	EXPECT_EQ(0, memory_wrong(mem, OTHER_SEED));
+}
+
+/* Mlocked memory stays where it is, and so the device keeps it. */
+TEST_F(reclaim, mlocked)
+{
+	const struct memory *mem = &self->mem;
+	int i;
+
+	ASSERT_EQ(0, mlock(mem->addr, mem->size))
+		TH_LOG("mlock failed: %s", strerror(errno));
+	ASSERT_EQ(0, device_use(self->dev, mem));
+	ASSERT_EQ(0, drain_lru());
+	for (i = 0; i < 10; i++) {
+		cgroup_reclaim(&self->cgroup, "16M");
+		expect_whole(_metadata, self->dev, mem);
+	}
+	EXPECT_EQ(mem->nr, memory_count(mem, PAGE_EXCLUSIVE));
+	EXPECT_EQ((long)mem->nr, device_held(self->dev, mem));
+	EXPECT_EQ(0, memory_wrong_after_use(mem, SEED));
+	EXPECT_EQ(mem->nr, memory_count(mem, PAGE_PRESENT));
+	ASSERT_EQ(0, munlock(mem->addr, mem->size));
+}
+
 /* The process may not have as much memory as it uses. */
 TEST_F(reclaim, pressure)
 {

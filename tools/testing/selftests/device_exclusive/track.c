@@ -153,11 +153,8 @@ static void protect(struct __test_metadata *_metadata, int uffd,
 		.mode = UFFDIO_RWPROTECT_MODE_RWP,
 	};
 
-	if (any_access) {
-		ASSERT_EQ(0, ioctl(uffd, UFFDIO_RWPROTECT, &rwp));
-	} else {
-		ASSERT_EQ(0, ioctl(uffd, UFFDIO_WRITEPROTECT, &wp));
-	}
+	ASSERT_EQ(0, any_access ? ioctl(uffd, UFFDIO_RWPROTECT, &rwp) :
+				  ioctl(uffd, UFFDIO_WRITEPROTECT, &wp));
 	ASSERT_EQ(mem->nr, memory_count_bit(mem, PM_UFFD_WP));
 }
 
