@@ -557,7 +557,8 @@ static int make_swapped(struct memory *mem)
 			return complain("only %zu of %zu pages went to swap",
 					memory_count(mem, PAGE_SWAPPED),
 					mem->nr);
-		if (advise(mem, MADV_PAGEOUT, "MADV_PAGEOUT"))
+		/* What another CPU has in its batch is left out at first. */
+		if (drain_lru() || advise(mem, MADV_PAGEOUT, "MADV_PAGEOUT"))
 			return -1;
 	}
 	return 0;
@@ -631,6 +632,18 @@ int device_open(void)
 		complain("cannot open %s: %s; is the module test_device_exclusive loaded?",
 			 DEVEX_DEVICE, strerror(errno));
 	return dev;
+}
+
+/*
+ * After fork() the first write to each page of the process's own data copies
+ * it, which is an event that a device is told about. Have that done before
+ * events are counted, and before there is memory that must stay as it is.
+ */
+int own_all_pages(void)
+{
+	if (mlockall(MCL_CURRENT) || munlockall())
+		return complain("mlockall failed: %s", strerror(errno));
+	return 0;
 }
 
 static int device_range(int dev, unsigned long cmd, const struct memory *mem,

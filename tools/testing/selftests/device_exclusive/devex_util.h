@@ -109,6 +109,7 @@ bool memory_is_large(const struct memory *mem);
  * The simulated device; see its header for the ioctls
  */
 int device_open(void);
+int own_all_pages(void);
 long device_make(int dev, const struct memory *mem, uint32_t flags);
 int device_unlock(int dev);
 int device_add(int dev, uint64_t *word, uint64_t value, uint64_t count);

@@ -130,6 +130,7 @@ FIXTURE_SETUP(range)
 {
 	self->dev = device_open();
 	ASSERT_LE(0, self->dev);
+	ASSERT_EQ(0, own_all_pages());
 	ASSERT_EQ(0, memory_map(&self->mem, variant->kind, SEED));
 }
 
@@ -284,6 +285,7 @@ FIXTURE_SETUP(sizes)
 {
 	self->dev = device_open();
 	ASSERT_LE(0, self->dev);
+	ASSERT_EQ(0, own_all_pages());
 }
 
 FIXTURE_TEARDOWN(sizes)
@@ -448,6 +450,7 @@ FIXTURE_SETUP(fresh)
 {
 	self->dev = device_open();
 	ASSERT_LE(0, self->dev);
+	ASSERT_EQ(0, own_all_pages());
 	map_fresh(_metadata, &self->mem, 5, 1000, variant->advice);
 	if (variant->read_first) {
 		ASSERT_EQ(0, not_value(&self->mem, 0));
@@ -513,6 +516,7 @@ FIXTURE_SETUP(gib)
 {
 	self->dev = device_open();
 	ASSERT_LE(0, self->dev);
+	ASSERT_EQ(0, own_all_pages());
 	map_fresh(_metadata, &self->mem, 3, (1UL << 30) / page_size(),
 		  MADV_HUGEPAGE);
 }
@@ -691,6 +695,7 @@ FIXTURE_SETUP(obstacle)
 
 	self->dev = device_open();
 	ASSERT_LE(0, self->dev);
+	ASSERT_EQ(0, own_all_pages());
 	self->map = mmap(NULL, 4 * huge, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, self->map);
@@ -791,6 +796,7 @@ FIXTURE_SETUP(mappings)
 {
 	self->dev = device_open();
 	ASSERT_LE(0, self->dev);
+	ASSERT_EQ(0, own_all_pages());
 	ASSERT_EQ(0, memory_map(&self->mem, variant->kind, SEED));
 }
 
