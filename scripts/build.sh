@@ -3,7 +3,8 @@
 # build.sh [bench]: build what the VM of ARCH and BASE needs, and leave it in
 # out/<base or patched>-<architecture>: the kernel, and an initramfs with init,
 # the module (built for that kernel), the kselftests and the demo (the same
-# programs for both kernels). What has not changed is not built again.
+# programs for both kernels), and the list of the KUnit suites in the kernel.
+# What has not changed is not built again.
 #
 # With `bench`, in out/bench/<base or patched>-<architecture>: a kernel without
 # debug options, and the benchmarks with their module.
@@ -78,7 +79,7 @@ configure() {
 kernel_key=$({
 	kgit -C "$tree" ls-tree HEAD | grep -v -P '\t(Documentation|tools)$'
 	kgit -C "$tree" ls-tree HEAD:tools | grep -v -P '\ttesting$'
-	cat "$TOP/scripts/config"/{common,"$ARCH"}.config \
+	cat "$TOP/scripts/config"/{common,"$ARCH",kunit}.config \
 		"$TOP/$SELFTESTS/config" "${fragments[@]}"
 	"${cross}gcc" --version
 } | sha256sum)
@@ -166,6 +167,8 @@ cp "$TOP/scripts/vm/splats" "$common/splats"
 		echo "file /modules/${file##*/} $file 0644 0 0"
 	done
 	if [ "$purpose" = test ]; then
+		kunit_suites "$tree" >"$build/device_exclusive/kunit"
+		echo "file /kunit $build/device_exclusive/kunit 0644 0 0"
 		while read -r test; do
 			echo "file /tests/$test $common/tests/$test 0755 0 0"
 		done <"$common/tests.list"

@@ -85,6 +85,29 @@ splats() {
 		tr -d '\r' || true
 }
 
+# verdicts KTAP: one line for each test of it: pass, fail or skip, and its name.
+# One that has begun and has no result is where the kernel died.
+verdicts() {
+	awk '
+		function result(what, name) {
+			if (!seen[what, name]++)
+				print what, name
+			running = ""
+		}
+		function died() {
+			if (running != "")
+				result("fail", running)
+		}
+		/^KTAP / { died() }
+		/^    # Subtest: / { program = $3 }
+		/^    # RUN / { running = $3 }
+		/^    not ok [0-9]+ / { result("fail", program ":" $4) }
+		/^    ok [0-9]+ / {
+			result(/ # SKIP/ ? "skip" : "pass", program ":" $3)
+		}
+		END { died() }' "$1"
+}
+
 # Two runs at once must not build in the same place. The scripts that a
 # script runs meanwhile go by its lock.
 cache_lock() {

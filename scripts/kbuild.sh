@@ -35,6 +35,7 @@ if [ "$ARCH" != "$(host_arch)" ]; then
 fi
 
 SELFTESTS=tools/testing/selftests/device_exclusive
+KUNIT_TESTS=mm/tests/device_exclusive_kunit.c
 
 # kmake TREE OBJ ARGUMENT...: make in the directory OBJ of the kernel TREE.
 kmake() {
@@ -46,16 +47,29 @@ kmake() {
 }
 
 # kconfig TREE OBJ [FRAGMENT...]: the configuration of the tests, or what TREE
-# has of it, and what FRAGMENTs change of it.
+# has of it. The KUnit tests come with the series. With FRAGMENTs, what they
+# change of it, and without KUnit.
 kconfig() {
 	local tree=$1 obj=$2 fragments
 	shift 2
 
 	fragments=("$TOP/scripts/config/common.config"
-		"$TOP/scripts/config/$ARCH.config" "$TOP/$SELFTESTS/config" "$@")
+		"$TOP/scripts/config/$ARCH.config" "$TOP/$SELFTESTS/config")
+	if [ $# -eq 0 ] && [ -e "$tree/$KUNIT_TESTS" ]; then
+		fragments+=("$TOP/scripts/config/kunit.config")
+	fi
+	fragments+=("$@")
 	mkdir -p "$tree/$obj"
 	(
 		cd "$tree" || exit
 		scripts/kconfig/merge_config.sh -n -O "$obj" "${fragments[@]}"
 	)
+}
+
+# kunit_suites TREE: the names of the KUnit suites that TREE has for us
+kunit_suites() {
+	if [ -e "$1/$KUNIT_TESTS" ]; then
+		sed -n 's/^\t\.name = "\(device_exclusive_[a-z_]*\)",$/\1/p' \
+			"$1/$KUNIT_TESTS"
+	fi
 }

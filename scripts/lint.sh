@@ -200,7 +200,8 @@ compile_key() {
 	kgit -C "$patched" rev-parse HEAD
 	cat "$TOP/scripts/lint.sh" "$TOP/scripts/lint-sparse.h" \
 		"$TOP/scripts/kbuild.sh" "$TOP/scripts/config/common.config" \
-		"$TOP/scripts/config/$ARCH.config" "$TOP/$SELFTESTS/config"
+		"$TOP/scripts/config/$ARCH.config" \
+		"$TOP/scripts/config/kunit.config" "$TOP/$SELFTESTS/config"
 	"${CROSS_COMPILE:-}gcc" --version
 	sparse --version
 }

@@ -144,6 +144,7 @@ build_steps() {
 		key=$commit-$({
 			cat "$TOP/scripts/config/common.config" \
 				"$TOP/scripts/config/$ARCH.config" \
+				"$TOP/scripts/config/kunit.config" \
 				"$TOP/$SELFTESTS/config"
 			"${CROSS_COMPILE:-}gcc" --version
 		} | sha256sum | cut -c 1-12)

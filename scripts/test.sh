@@ -12,34 +12,11 @@
 out=$OUT/$FLAVOUR-$ARCH
 list=$PATCHES/fails-on-base.$ARCH
 
-# verdicts: one line for each test of test.ktap: pass, fail or skip, and its
-# name. One that has begun and has no result is where a VM died.
-verdicts() {
-	awk '
-		function result(what, name) {
-			if (!seen[what, name]++)
-				print what, name
-			running = ""
-		}
-		function died() {
-			if (running != "")
-				result("fail", running)
-		}
-		/^KTAP / { died() }
-		/^    # Subtest: / { program = $3 }
-		/^    # RUN / { running = $3 }
-		/^    not ok [0-9]+ / { result("fail", program ":" $4) }
-		/^    ok [0-9]+ / {
-			result(/ # SKIP/ ? "skip" : "pass", program ":" $3)
-		}
-		END { died() }' "$out/test.ktap"
-}
-
 died=0
 after=
 # The unpatched kernel may die of a test that is listed: go on behind that.
 until AFTER=$after "$TOP/scripts/vm.sh" test; do
-	last=$(verdicts | tail -n 1)
+	last=$(verdicts "$out/test.ktap" | tail -n 1)
 	case $FLAVOUR-$last in
 	"base-fail $after"|"base-fail boot:"*|"base-fail end:"*)
 		died=1
@@ -119,7 +96,7 @@ while read -r result name; do
 		;;
 	esac
 	unset "expected[$name]"
-done < <(verdicts)
+done < <(verdicts "$out/test.ktap")
 
 for name in "${!expected[@]}"; do
 	fail "$name did not run, but ${list#"$TOP/"} lists it"

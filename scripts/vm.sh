@@ -90,6 +90,9 @@ fi
 if [ "$FLAVOUR" = patched ] && [ "$mode" != shell ]; then
 	cmdline+=(panic_on_warn=1)
 fi
+if [ "$mode" != test ]; then
+	cmdline+=(kunit.enable=0)
+fi
 if [ -n "${TESTS:-}" ]; then
 	cmdline+=("TESTS=$TESTS")
 fi

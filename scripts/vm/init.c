@@ -6,9 +6,11 @@
  *
  * test:  runs every test case of every program in /tests in a session and a
  *	  cgroup of its own, under a time limit, and kills all that it leaves
- *	  behind. A splat in the kernel's log fails the case. TESTS is a glob for
- *	  "program:case"; AFTER is a case to go on behind, after a VM that died
- *	  in it. The verdict goes as KTAP to a virtio port.
+ *	  behind. A splat in the kernel's log fails the case. Before that, it
+ *	  reads the results of the KUnit suites that /kunit lists, which ran
+ *	  when the kernel booted. TESTS is a glob for "program:case" and
+ *	  "suite:case"; AFTER is a case to go on behind, after a VM that died in
+ *	  it. The verdict goes as KTAP to a virtio port.
  * demo:  runs /programs/demo with its output on that port.
  * bench: runs /programs/bench with its output on that port, and the value of
  *	  BENCH as its argument.
@@ -44,10 +46,12 @@
 
 #define VERDICT_PORT	"/dev/vport0p1"
 #define CGROUP		"/sys/fs/cgroup/test"
+#define KUNIT_DIR	"/sys/kernel/debug/kunit"
 #define CASE_SECONDS	60	/* time limit of one test case */
 #define KILL_SECONDS	45	/* for what it left behind to die */
 #define SLOW_SECONDS	10	/* worth a remark */
 #define MAX_CASES	1024
+#define MAX_SUITES	16	/* of KUnit */
 #define MAX_LINES	50	/* of output of one test case */
 #define MAX_SPLATS	3	/* of them that are shown */
 
@@ -610,11 +614,20 @@ static void run_case(const struct testcase *t)
 	case_end(t->name, ok, out.directive);
 }
 
+/* Is this one of those that TESTS asks for? */
+static bool selected(const char *program, const char *name)
+{
+	const char *glob = getenv("TESTS");
+	char full[512];
+
+	snprintf(full, sizeof(full), "%s:%s", program, name);
+	return !glob || !glob[0] || !fnmatch(glob, full, 0);
+}
+
 static void add_case(const char *program, const char *fixture,
 		     const char *variant, const char *test)
 {
 	static const char *after;
-	const char *glob = getenv("TESTS");
 	struct testcase *t = &cases[nr_cases];
 	char full[512];
 
@@ -630,7 +643,7 @@ static void add_case(const char *program, const char *fixture,
 			after = "";
 		return;
 	}
-	if (glob && glob[0] && fnmatch(glob, full, 0))
+	if (!selected(program, t->name))
 		return;
 	t->program = program;
 	nr_cases++;
@@ -711,6 +724,181 @@ static void list_cases(const char *program)
 		bail_out("%s lists no tests", program);
 }
 
+/*
+ * KUnit
+ */
+
+/* One suite, and how its tests went when the kernel booted */
+struct suite {
+	char name[64];
+	char *results;	/* in KTAP, or NULL */
+	int error;	/* why there are none: -errno */
+	unsigned int plan, done, selected;
+};
+
+static struct suite suites[MAX_SUITES];
+static unsigned int nr_suites;
+
+/* All of a file; NULL, and errno, if it cannot be read. */
+static char *read_all(const char *path)
+{
+	size_t size = 0, len = 0;
+	char *text = NULL;
+	ssize_t n = 0;
+	int fd;
+
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return NULL;
+	do {
+		len += n;
+		if (size - len < 4096) {
+			size += 65536;
+			text = realloc(text, size);
+			if (!text)
+				bail_out("no memory for %s", path);
+		}
+		n = read(fd, text + len, size - len - 1);
+	} while (n > 0);
+	close(fd);
+	text[len] = '\0';
+	return text;
+}
+
+/* The result of a test case, in a line as "    not ok 3 name # SKIP reason" */
+static bool suite_case(const char *line, bool *ok, char *name, size_t size,
+		       const char **directive)
+{
+	if (strncmp(line, "    ", 4))
+		return false;
+	line += 4;
+	*ok = !strncmp(line, "ok ", 3);
+	if (!*ok && strncmp(line, "not ok ", 7))
+		return false;
+	line += *ok ? 3 : 7;
+	line += strspn(line, "0123456789");
+	line += strspn(line, " ");
+	*directive = strstr(line, " #") ?: line + strlen(line);
+	snprintf(name, size, "%.*s", (int)(*directive - line), line);
+	return true;
+}
+
+/* Of all that KUnit says: why a test failed */
+static bool suite_tells(const char *line)
+{
+	static const char * const other[] = {
+		"KTAP version ", "1..", "ok ", "# Subtest: ", "# Totals: ",
+		"# module: ",
+	};
+	const char *text = line + strspn(line, " ");
+	size_t i;
+
+	for (i = 0; i < sizeof(other) / sizeof(other[0]); i++)
+		if (!strncmp(text, other[i], strlen(other[i])))
+			return false;
+	/* Not that of the suite itself, and not how many there were of each */
+	return line != text && !strstr(text, ": pass:");
+}
+
+/*
+ * Go through the results of a suite, and call @report for each test case that
+ * is selected, and @tell for what was said about it before.
+ */
+static void suite_walk(struct suite *suite,
+		       void (*tell)(const char *line),
+		       void (*report)(const char *name, bool ok,
+				      const char *directive))
+{
+	char *text = strdup(suite->results ?: ""), *next = text, *line, *told;
+	const char *directive;
+	char name[256];
+	bool ok;
+
+	suite->plan = 0;
+	suite->done = 0;
+	suite->selected = 0;
+	for (told = text; (line = strsep(&next, "\n"));) {
+		if (!strncmp(line, "    1..", 7))
+			suite->plan = atoi(line + 7);
+		if (!suite_case(line, &ok, name, sizeof(name), &directive))
+			continue;
+		suite->done++;
+		if (selected(suite->name, name)) {
+			suite->selected++;
+			/* strsep() has made strings of the lines before. */
+			for (; tell && told < line; told += strlen(told) + 1)
+				if (suite_tells(told))
+					tell(told);
+			if (report)
+				report(name, ok, directive);
+		}
+		told = next ?: line;
+	}
+	free(text);
+}
+
+static void tell_line(const char *line)
+{
+	line += strspn(line, " ");
+	diag("%s", line[0] == '#' && line[1] == ' ' ? line + 2 : line);
+}
+
+static void report_case(const char *name, bool ok, const char *directive)
+{
+	/* Its end; it ran long ago. */
+	case_begin(name);
+	case_end(name, ok, directive);
+}
+
+/* A suite that is not all there has one more test case, which fails. */
+static bool suite_complete(const struct suite *suite)
+{
+	return suite->results && suite->plan && suite->done == suite->plan;
+}
+
+static void list_suites(void)
+{
+	char *list = read_all("/kunit"), *next = list, *name, path[256];
+	struct suite *suite;
+
+	/* A VM that has died before has told what is in there. */
+	if (!list || getenv("AFTER"))
+		return;
+	while ((name = strsep(&next, "\n"))) {
+		if (!name[0])
+			continue;
+		if (nr_suites == MAX_SUITES)
+			bail_out("more than %d KUnit suites", MAX_SUITES);
+		suite = &suites[nr_suites];
+		snprintf(suite->name, sizeof(suite->name), "%s", name);
+		snprintf(path, sizeof(path), KUNIT_DIR "/%s/results", name);
+		suite->results = read_all(path);
+		suite->error = suite->results ? 0 : -errno;
+		suite_walk(suite, NULL, NULL);
+		if (!suite_complete(suite))
+			suite->selected += selected(name, "results");
+		if (suite->selected)
+			nr_suites++;
+	}
+	free(list);
+}
+
+static void run_suite(struct suite *suite)
+{
+	sub_begin(suite->name, suite->selected);
+	suite_walk(suite, tell_line, report_case);
+	if (!suite_complete(suite) && selected(suite->name, "results")) {
+		case_begin("results");
+		if (suite->error)
+			diag("no results of this KUnit suite: %s",
+			     strerror(-suite->error));
+		else
+			diag("%u results of %u", suite->done, suite->plan);
+		case_end("results", false, "");
+	}
+	sub_end();
+}
+
 /* Are the things there that the host and the kernel's command line ask for? */
 static void check_environment(void)
 {
@@ -770,6 +958,8 @@ static void run_tests(void)
 	for (i = 0; i < nr_cases; i++)
 		if (!i || cases[i].program != cases[i - 1].program)
 			subtests++;
+	list_suites();
+	subtests += nr_suites;
 
 	fprintf(verdict, "KTAP version 1\n1..%u\n", subtests);
 	sub_begin("boot", 2);
@@ -781,6 +971,8 @@ static void run_tests(void)
 	case_end("module.load", !ret, "");
 	sub_end();
 
+	for (i = 0; i < nr_suites; i++)
+		run_suite(&suites[i]);
 	for (i = 0; i < nr_cases; i = j) {
 		for (j = i; j < nr_cases; j++)
 			if (cases[j].program != cases[i].program)
