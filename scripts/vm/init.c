@@ -843,9 +843,9 @@ static void tell_line(const char *line)
 	diag("%s", line[0] == '#' && line[1] == ' ' ? line + 2 : line);
 }
 
+/* It ran long ago, but the log of the host knows test cases that begin and end. */
 static void report_case(const char *name, bool ok, const char *directive)
 {
-	/* Its end; it ran long ago. */
 	case_begin(name);
 	case_end(name, ok, directive);
 }
