@@ -222,9 +222,9 @@ TEST_F_TIMEOUT(atomic, words_fork, 55)
  * A range that everybody wants all the time: everybody must get it that often,
  * while all the others go on, and within that time.
  */
-#define CROWD_TURNS	5
+#define CROWD_TURNS	3
 #define CROWD_MIN	2	/* seconds */
-#define CROWD_MAX	25
+#define CROWD_MAX	20
 
 /* Pages whose first words are added to by a device each turn */
 #define CROWD_PAGES	4
