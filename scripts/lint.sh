@@ -87,10 +87,12 @@ check_mails() {
 	kgit -C "$patched" format-patch -q -o "$work/mails" pristine..HEAD
 	for mail in "$work"/mails/*.patch; do
 		# Nobody has signed the mails yet; MAINTAINERS gets its entry
-		# when somebody takes the series; and the commits that Fixes:
-		# names are in a history that is not here.
+		# when all files are there; the commits that Fixes: names are in
+		# a history that is not here; and mm/Kconfig must name the file
+		# that it sources.
 		checkpatch "$work/mails" --no-signoff \
 			--ignore FILE_PATH_CHANGES,UNKNOWN_COMMIT_ID \
+			--ignore EMBEDDED_FILENAME \
 			"${mail##*/}"
 	done
 }

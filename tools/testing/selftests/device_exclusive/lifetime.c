@@ -478,7 +478,6 @@ TEST_F(migrate, make_while_moving)
 	for (round = 0; round < 60; round++) {
 		page = round % some.nr;
 		ASSERT_LT(0, device_make(self->dev, &some, 0));
-		EXPECT_TRUE(device_agrees(self->dev, &some));
 		ASSERT_EQ(0, device_add(self->dev, memory_word(&some, page), 1,
 					1));
 		EXPECT_EQ(memory_value(SEED, page, 0) + 1,
@@ -491,6 +490,8 @@ TEST_F(migrate, make_while_moving)
 	ASSERT_EQ(0, pthread_join(mover.thread, NULL));
 	TH_LOG("%u pages moved", mover.moved);
 	EXPECT_LT(0, mover.moved);
+	/* Not before: what the device holds and what is mapped are two questions. */
+	EXPECT_TRUE(device_agrees(self->dev, &some));
 	EXPECT_EQ(0, memory_wrong(&self->mem, SEED));
 }
 
