@@ -90,8 +90,8 @@ fi
 if [ "$FLAVOUR" = patched ] && [ "$mode" != shell ]; then
 	cmdline+=(panic_on_warn=1)
 fi
-if [ "$mode" != test ]; then
-	cmdline+=(kunit.enable=0)
+if [ "$mode" = test ]; then
+	cmdline+=(kunit.enable=1 kunit.autorun=1)
 fi
 if [ -n "${TESTS:-}" ]; then
 	cmdline+=("TESTS=$TESTS")

@@ -475,7 +475,7 @@ TEST_F(migrate, make_while_moving)
 	int round;
 
 	ASSERT_EQ(0, pthread_create(&mover.thread, NULL, move_thread, &mover));
-	for (round = 0; round < 60; round++) {
+	for (round = 0; round < 30; round++) {
 		page = round % some.nr;
 		ASSERT_LT(0, device_make(self->dev, &some, 0));
 		ASSERT_EQ(0, device_add(self->dev, memory_word(&some, page), 1,
