@@ -94,8 +94,8 @@ enum page_state {
 };
 
 /* Bits of a pagemap entry */
-#define PM_SOFT_DIRTY	(1ULL << 55)
-#define PM_UFFD_WP	(1ULL << 57)
+#define PM_SOFT_DIRTY	_BITULL(55)
+#define PM_UFFD_WP	_BITULL(57)
 
 enum page_state page_state(const char *addr);
 bool is_exclusive(const char *addr);

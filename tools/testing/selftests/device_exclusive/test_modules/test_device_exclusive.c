@@ -35,7 +35,7 @@
 
 #include "test_device_exclusive_uapi.h"
 
-#if __has_include("linux/device_exclusive.h")
+#ifdef CONFIG_DEVICE_EXCLUSIVE
 #include <linux/device_exclusive.h>
 #define DEVEX_HAS_RANGE 1
 #else
