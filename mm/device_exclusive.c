@@ -26,14 +26,14 @@
 #include "internal.h"
 
 /*
- * The ordinary PTE that the device-exclusive entry @orig_pte of @page stands
+ * The ordinary PTE that the device-exclusive entry @orig_pte of @pfn stands
  * for: old, clean and, as vm_page_prot of a COW mapping always is,
  * write-protected.
  */
-static pte_t exclusive_entry_to_pte(struct vm_area_struct *vma,
-				    struct page *page, pte_t orig_pte)
+static inline pte_t exclusive_entry_to_pte(struct vm_area_struct *vma,
+					   unsigned long pfn, pte_t orig_pte)
 {
-	pte_t pte = pte_mkold(mk_pte(page, READ_ONCE(vma->vm_page_prot)));
+	pte_t pte = pte_mkold(pfn_pte(pfn, READ_ONCE(vma->vm_page_prot)));
 
 	if (pte_swp_soft_dirty(orig_pte))
 		pte = pte_mksoft_dirty(pte);
@@ -55,7 +55,8 @@ static pte_t exclusive_entry_to_pte(struct vm_area_struct *vma,
 static pte_t exclusive_fault_pte(struct vm_fault *vmf, struct folio *folio)
 {
 	struct vm_area_struct *vma = vmf->vma;
-	pte_t pte = exclusive_entry_to_pte(vma, vmf->page, vmf->orig_pte);
+	pte_t pte = exclusive_entry_to_pte(vma, page_to_pfn(vmf->page),
+					   vmf->orig_pte);
 
 	pte = pte_mkyoung(pte);
 	if (!(vma->vm_flags & VM_WRITE))
@@ -127,10 +128,10 @@ static int exclusive_pte_batch(struct folio *folio, pte_t *ptep, pte_t pte,
 }
 
 /*
- * fork() takes device-exclusive pages back: replace the entry at @ptep, and up
- * to @max_nr in all if those behind it map the next pages of the same folio, by
- * ordinary PTEs. They are write-protected, as fork() leaves all PTEs of a COW
- * mapping, and can be copied to the child.
+ * fork() takes device-exclusive pages back: replace the entry at @ptep, and
+ * those that follow it, at most @max_nr in all, by ordinary PTEs. They are
+ * write-protected, as fork() leaves all PTEs of a COW mapping, and can be copied
+ * to the child.
  *
  * An entry is a mapping of the folio and holds a reference to it. The folio
  * cannot be freed, split or moved before its entries have been replaced under
@@ -145,35 +146,34 @@ static int exclusive_pte_batch(struct folio *folio, pte_t *ptep, pte_t pte,
  * Returns the new PTE at @ptep.
  */
 pte_t revert_exclusive_ptes(struct vm_area_struct *vma, unsigned long addr,
-			    pte_t *ptep, pte_t orig_pte, int max_nr)
+			    pte_t *ptep, int max_nr)
 {
-	struct page *page = softleaf_to_page(softleaf_from_pte(orig_pte));
-	struct folio *folio = page_folio(page);
-	pte_t pte = exclusive_entry_to_pte(vma, page, orig_pte);
+	softleaf_t entry;
+	pte_t pte;
 	int nr;
 
 	/* Only anonymous pages of a COW mapping can be device-exclusive. */
-	VM_WARN_ON_ONCE(!vma_is_cow_mapping(vma) || !folio_test_anon(folio));
-	VM_WARN_ON_ONCE(pte_write(pte));
+	VM_WARN_ON_ONCE(!vma_is_cow_mapping(vma));
 
-	/* There is no batch to be read back. */
-	if (!folio_test_large(folio)) {
-		set_pte_at(vma->vm_mm, addr, ptep, pte);
-		update_mmu_cache_range(NULL, vma, addr, ptep, 1);
-		return pte;
-	}
-
-	nr = exclusive_pte_batch(folio, ptep, orig_pte, max_nr);
 	/*
 	 * The caller is in lazy MMU mode and is about to read all of these. End
 	 * a nested section so that they are in the page table (Xen PV).
 	 */
 	lazy_mmu_mode_enable();
-	set_ptes(vma->vm_mm, addr, ptep, pte, nr);
+	for (nr = 0; nr < max_nr; nr++) {
+		pte = ptep_get(ptep + nr);
+		entry = softleaf_from_pte(pte);
+		if (!softleaf_is_device_exclusive(entry))
+			break;
+		VM_WARN_ON_ONCE(!folio_test_anon(softleaf_to_folio(entry)));
+		pte = exclusive_entry_to_pte(vma, softleaf_to_pfn(entry), pte);
+		VM_WARN_ON_ONCE(pte_write(pte));
+		set_pte_at(vma->vm_mm, addr + nr * PAGE_SIZE, ptep + nr, pte);
+	}
 	lazy_mmu_mode_disable();
 	update_mmu_cache_range(NULL, vma, addr, ptep, nr);
 
-	/* There may be more in it now that batches need: PTE_CONT on arm64. */
+	/* There may be more in it now than was set: PTE_CONT on arm64. */
 	return ptep_get(ptep);
 }
 
@@ -277,13 +277,19 @@ void device_exclusive_might_lock(void)
  * or writable. In a COW mapping only exclusive anonymous pages are. If writes
  * are tracked, and that began when the entry was exclusive, the fault is needed.
  */
-static inline bool pte_is_faulted_in(struct vm_area_struct *vma, pte_t pte)
+static bool nonpresent_pte_is_faulted_in(struct vm_area_struct *vma, pte_t pte)
 {
-	if (pte_present(pte))
-		return pte_write(pte);
 	return softleaf_is_device_exclusive(softleaf_from_pte(pte)) &&
 	       !pte_swp_uffd(pte) &&
 	       (pte_swp_soft_dirty(pte) || !vma_soft_dirty_enabled(vma));
+}
+
+static __always_inline bool pte_is_faulted_in(struct vm_area_struct *vma,
+					      pte_t pte)
+{
+	if (pte_present(pte))
+		return pte_write(pte);
+	return nonpresent_pte_is_faulted_in(vma, pte);
 }
 
 static bool pmd_is_faulted_in(pmd_t pmd)
@@ -640,6 +646,10 @@ static bool exclusive_convert_pmd(struct exclusive_walk *walk,
 			break;
 	}
 	lazy_mmu_mode_disable();
+	/*
+	 * Whoever finds an entry that is not present does not flush the TLB, but
+	 * may free the page: have it done before we drop the lock.
+	 */
 	if (walk->flush)
 		flush_tlb_range(walk->vma, start, addr);
 	pte_unmap_unlock(start_ptep, ptl);
@@ -724,8 +734,9 @@ static long exclusive_make_range(struct device_exclusive_range *range)
 
 	while ((err = exclusive_try_range(&walk)) == -EAGAIN) {
 		/*
-		 * Maybe there is not memory enough for all of the range, and
-		 * the first page has made room for the last.
+		 * Somebody else was faster. It may even have been reclaim: if
+		 * there is not memory enough for all of the range, the first
+		 * page has made room for the last. A fatal signal ends this.
 		 */
 		walk.limit = range->start + PAGE_SIZE;
 	}
@@ -789,7 +800,8 @@ static long exclusive_make_range(struct device_exclusive_range *range)
  *   could not be faulted in, because it is in a guard region, for example, or
  *   because only userfaultfd can provide it.
  * * %-EOPNOTSUPP - what is at the start is not private anonymous memory, nor a
- *   private mapping of a file, which becomes that when it is written to.
+ *   private mapping of a file, which becomes that when it is written to; or it
+ *   is hugetlb, or memory of a driver (VM_IO, VM_PFNMAP or VM_MIXEDMAP).
  * * %-ENOMEM - out of memory.
  * * %-EINTR - a fatal signal is pending.
  */

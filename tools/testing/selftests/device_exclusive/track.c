@@ -670,17 +670,25 @@ TEST_F(numa, make)
 	struct memory half = memory_part(&self->mem, 0, self->mem.nr / 2);
 	struct memory rest = memory_part(&self->mem, self->mem.nr / 2,
 					 self->mem.nr / 2);
+	long hinted = 0;
+	int tries;
 
-	read_faults(&self->mem);
-	ASSERT_TRUE(wait_for_hints(&half));
-	make_all(_metadata, self->dev, &half);
-	ASSERT_EQ(0, device_add(self->dev, memory_word(&half, 3), 3, 1));
-	*memory_word(&half, 3) -= 3;
-	EXPECT_EQ(0, memory_wrong(&half, SEED));
-	EXPECT_EQ(0, read_faults(&half));
-
-	/* They were inaccessible in fact, or else this proves nothing. */
-	EXPECT_LT(0, read_faults(&rest));
+	/*
+	 * If the other half was accessible, a page of the program was what
+	 * faulted, and this has proved nothing.
+	 */
+	for (tries = 0; tries < 20 && !hinted; tries++) {
+		read_faults(&self->mem);
+		ASSERT_TRUE(wait_for_hints(&half));
+		make_all(_metadata, self->dev, &half);
+		ASSERT_EQ(0, device_add(self->dev, memory_word(&half, 3), 3,
+					1));
+		*memory_word(&half, 3) -= 3;
+		EXPECT_EQ(0, memory_wrong(&half, SEED));
+		EXPECT_EQ(0, read_faults(&half));
+		hinted = read_faults(&rest);
+	}
+	EXPECT_LT(0, hinted);
 	EXPECT_EQ(0, memory_wrong(&rest, SEED));
 }
 
