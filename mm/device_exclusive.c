@@ -30,21 +30,21 @@
  * for: old, clean and, as vm_page_prot of a COW mapping always is,
  * write-protected.
  */
-static inline pte_t exclusive_entry_to_pte(struct vm_area_struct *vma,
-					   unsigned long pfn, pte_t orig_pte)
+static __always_inline pte_t
+exclusive_entry_to_pte(struct vm_area_struct *vma, unsigned long pfn,
+		       pte_t orig_pte)
 {
 	pte_t pte = pte_mkold(pfn_pte(pfn, READ_ONCE(vma->vm_page_prot)));
 
 	if (pte_swp_soft_dirty(orig_pte))
 		pte = pte_mksoft_dirty(pte);
 
-	if (pte_swp_uffd(orig_pte))
+	if (unlikely(pte_swp_uffd(orig_pte))) {
 		pte = pte_mkuffd(pte);
-
-	/* See do_swap_page(): restore PAGE_NONE for RWP */
-	if (pte_swp_uffd(orig_pte) && userfaultfd_rwp(vma))
-		pte = pte_modify(pte, PAGE_NONE);
-
+		/* See do_swap_page(): restore PAGE_NONE for RWP */
+		if (userfaultfd_rwp(vma))
+			pte = pte_modify(pte, PAGE_NONE);
+	}
 	return pte;
 }
 
