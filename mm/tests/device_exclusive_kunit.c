@@ -56,6 +56,7 @@ struct event {
  * @notifier: for all of @mm
  * @events: what came to @notifier since that call began
  * @nr_events: how many these were, which may be more than fit
+ * @in_section: what to do when the notifier section of a conversion begins
  * @page: a page for fault handlers
  * @fault: what the fault handler of special memory returns, instead of @page
  * @nr_retries: how many times it returns VM_FAULT_RETRY before
@@ -74,6 +75,7 @@ struct exclusive_test {
 	struct mmu_interval_notifier notifier;
 	struct event events[NR_EVENTS];
 	unsigned int nr_events;
+	void (*in_section)(struct exclusive_test *t);
 
 	struct page *page;
 	vm_fault_t fault;
@@ -111,6 +113,8 @@ static bool record_event(struct mmu_interval_notifier *notifier,
 			.owner = range->owner,
 		};
 	t->nr_events++;
+	if (t->in_section && range->event == MMU_NOTIFY_EXCLUSIVE)
+		t->in_section(t);
 	return true;
 }
 
@@ -1312,6 +1316,67 @@ static void range_part_of_thp(struct kunit *test)
 	expect_written(test, 0, PTRS_PER_PTE);
 }
 
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+/*
+ * Exchange what is mapped in the first and in the third page table. Nobody may
+ * touch that before it is undone: these folios belong elsewhere.
+ */
+static void swap_pmds(struct exclusive_test *t)
+{
+	pmd_t *a = mm_find_pmd(t->mm, t->base);
+	pmd_t *b = mm_find_pmd(t->mm, t->base + 2 * PMD_SIZE);
+	pmd_t pmd = pmdp_get(a);
+
+	set_pmd(a, pmdp_get(b));
+	set_pmd(b, pmd);
+	flush_tlb_mm(t->mm);
+}
+
+static bool is_thp(struct exclusive_test *t, unsigned long nr)
+{
+	return pmd_trans_huge(pmdp_get(mm_find_pmd(t->mm, addr_of(t, nr))));
+}
+
+/*
+ * A THP shows up where there was a page table when the notifier section began.
+ * The section is not for all of it, so it must not be remapped: the range ends
+ * there.
+ */
+static void range_thp_uncovered(struct kunit *test)
+{
+	const unsigned long from = 2 * PTRS_PER_PTE - 4;
+	struct exclusive_test *t = test->priv;
+	bool thp;
+	long ret;
+
+	map_thp(test);
+	write_pages(test, from, 14);
+	KUNIT_ASSERT_TRUE(test, is_thp(t, 0));
+	KUNIT_ASSERT_FALSE(test, is_thp(t, 2 * PTRS_PER_PTE));
+
+	t->in_section = swap_pmds;
+	ret = make_range(t, from, 14);
+	t->in_section = NULL;
+	thp = is_thp(t, 2 * PTRS_PER_PTE);
+	if (ret > 0)
+		swap_pmds(t);
+	expect_result(test, ret, 4);
+	KUNIT_EXPECT_TRUE(test, thp);
+	KUNIT_EXPECT_EQ(test, t->nr_events, 1);
+	unlock_range(test, ret);
+	expect_event(test, 0, MMU_NOTIFY_EXCLUSIVE, from, 14);
+	KUNIT_EXPECT_TRUE(test, is_thp(t, 0));
+	KUNIT_EXPECT_EQ(test, count_exclusive(t, from, 14), 4);
+	KUNIT_EXPECT_EQ(test, count_present(t, from + 4, 10), 10);
+	expect_written(test, 0, PTRS_PER_PTE);
+	expect_written(test, from, 14);
+
+	/* The rest, now that it is as it was */
+	make_exclusive(test, from, 14);
+	expect_written(test, from, 14);
+}
+#endif
+
 /* make_device_exclusive(): one page, at any address in it */
 static void single_page(struct kunit *test)
 {
@@ -1368,6 +1433,9 @@ static struct kunit_case range_cases[] = {
 	KUNIT_CASE(range_unlock_nothing),
 	KUNIT_CASE(range_thp),
 	KUNIT_CASE(range_part_of_thp),
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+	KUNIT_CASE(range_thp_uncovered),
+#endif
 	KUNIT_CASE(single_page),
 	{}
 };

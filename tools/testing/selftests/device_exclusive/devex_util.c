@@ -34,8 +34,13 @@
 /* What device_use() adds to a word */
 #define USED		5
 
-/* SWP_DEVICE_EXCLUSIVE: the last type but PTE markers, of 32 */
+/*
+ * SWP_DEVICE_EXCLUSIVE: the last type but PTE markers, of 32. The types of
+ * device-private memory come before it.
+ */
 #define TYPE_EXCLUSIVE	30
+#define TYPE_PRIVATE_WRITE	28
+#define TYPE_PRIVATE_READ	29
 
 #define KPF_KSM		BIT_ULL(21)
 #define KPF_THP		BIT_ULL(22)
@@ -168,6 +173,8 @@ static enum page_state entry_state(uint64_t entry, unsigned int areas)
 		return PAGE_NONE;
 	if (type == TYPE_EXCLUSIVE)
 		return PAGE_EXCLUSIVE;
+	if (type == TYPE_PRIVATE_WRITE || type == TYPE_PRIVATE_READ)
+		return PAGE_PRIVATE;
 	if (type < areas)
 		return PAGE_SWAPPED;
 	complain("an entry of swap type %u, which does not exist", type);
@@ -661,6 +668,16 @@ long device_make(int dev, const struct memory *mem, uint32_t flags)
 	int ret;
 
 	ret = device_range(dev, DEVEX_IOC_MAKE, mem, &range);
+	return ret ?: (long)range.npages;
+}
+
+/* How many pages were moved to the device's own memory, or -errno */
+long device_migrate(int dev, const struct memory *mem)
+{
+	struct devex_range range = {};
+	int ret;
+
+	ret = device_range(dev, DEVEX_IOC_MIGRATE, mem, &range);
 	return ret ?: (long)range.npages;
 }
 

@@ -90,6 +90,7 @@ enum page_state {
 	PAGE_PRESENT,
 	PAGE_SWAPPED,
 	PAGE_EXCLUSIVE,
+	PAGE_PRIVATE,	/* in the memory of a device */
 	PAGE_OTHER,	/* an entry that no page may have here */
 };
 
@@ -111,6 +112,7 @@ bool memory_is_large(const struct memory *mem);
 int device_open(void);
 int own_all_pages(void);
 long device_make(int dev, const struct memory *mem, uint32_t flags);
+long device_migrate(int dev, const struct memory *mem);
 int device_unlock(int dev);
 int device_add(int dev, uint64_t *word, uint64_t value, uint64_t count);
 int device_pin(int dev, const struct memory *mem);

@@ -252,6 +252,7 @@ static const unsigned long range_commands[] = {
 	DEVEX_IOC_PIN,
 	DEVEX_IOC_UNPIN,
 	DEVEX_IOC_POISON,
+	DEVEX_IOC_MIGRATE,
 };
 
 /* Nothing happened. */
@@ -265,6 +266,7 @@ static void expect_idle(struct __test_metadata *_metadata, int dev,
 	EXPECT_EQ(0, counters.held);
 	EXPECT_EQ(0, counters.locked);
 	EXPECT_EQ(0, counters.pinned);
+	EXPECT_EQ(0, counters.stored);
 	EXPECT_EQ(0, memory_count(mem, PAGE_EXCLUSIVE));
 	EXPECT_EQ(0, memory_wrong(mem, SEED));
 }
@@ -431,8 +433,8 @@ TEST_F(ioctl, bad_pointer)
 {
 	static const unsigned long commands[] = {
 		DEVEX_IOC_MAKE, DEVEX_IOC_PIN, DEVEX_IOC_UNPIN,
-		DEVEX_IOC_POISON, DEVEX_IOC_ADD, DEVEX_IOC_DMA,
-		DEVEX_IOC_QUERY, DEVEX_IOC_COUNTERS,
+		DEVEX_IOC_POISON, DEVEX_IOC_MIGRATE, DEVEX_IOC_ADD,
+		DEVEX_IOC_DMA, DEVEX_IOC_QUERY, DEVEX_IOC_COUNTERS,
 	};
 	size_t i;
 

@@ -7,6 +7,7 @@
  * is why these tests are a program of their own, with a name that comes last.
  */
 #include "kselftest_harness.h"
+#include <time.h>
 
 #include "devex_util.h"
 
@@ -215,6 +216,130 @@ TEST_F(reclaim, pressure)
 	EXPECT_EQ(0, memory_wrong_after_use(mem, SEED));
 	EXPECT_EQ(0, device_held(self->dev, mem));
 	EXPECT_EQ((long)mem->nr, device_make(self->dev, mem, 0));
+}
+
+/*
+ * A range for which there is not memory enough: the process may have half of it
+ */
+#define LIMIT		"6M"
+#define WANTED		(12UL << 20)
+#define LIMIT_SECONDS	20
+
+FIXTURE(limit)
+{
+	struct cgroup cgroup;
+	struct memory mem;
+	int dev;
+};
+
+FIXTURE_VARIANT(limit)
+{
+	int advice;
+	bool written;	/* so that half of it is swapped out */
+};
+
+FIXTURE_VARIANT_ADD(limit, untouched)
+{
+	.advice = MADV_NOHUGEPAGE,
+};
+
+FIXTURE_VARIANT_ADD(limit, untouched_thp)
+{
+	.advice = MADV_HUGEPAGE,
+};
+
+FIXTURE_VARIANT_ADD(limit, written)
+{
+	.advice = MADV_NOHUGEPAGE,
+	.written = true,
+};
+
+FIXTURE_VARIANT_ADD(limit, written_thp)
+{
+	.advice = MADV_HUGEPAGE,
+	.written = true,
+};
+
+FIXTURE_SETUP(limit)
+{
+	struct memory *mem = &self->mem;
+
+	self->dev = device_open();
+	ASSERT_LE(0, self->dev);
+	ASSERT_EQ(0, own_all_pages());
+	ASSERT_EQ(0, cgroup_enter(&self->cgroup));
+	ASSERT_EQ(0, cgroup_set(&self->cgroup, "memory.max", LIMIT));
+	mem->size = WANTED;
+	mem->nr = WANTED / page_size();
+	mem->map_size = WANTED;
+	mem->map = mmap(NULL, WANTED, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, mem->map);
+	mem->addr = mem->map;
+	ASSERT_EQ(0, madvise(mem->addr, mem->size, variant->advice));
+	if (variant->written) {
+		memory_fill(mem, SEED);
+		ASSERT_LT(0, memory_count(mem, PAGE_SWAPPED));
+	}
+}
+
+FIXTURE_TEARDOWN(limit)
+{
+	if (self->dev >= 0)
+		close(self->dev);
+	memory_unmap(&self->mem);
+	cgroup_leave(&self->cgroup);
+}
+
+/* How many pages hold anything else than they should, after device_add() of 5? */
+static size_t limit_wrong(const struct memory *mem, bool written, size_t step)
+{
+	size_t i, wrong = 0;
+	uint64_t value;
+
+	for (i = 0; i < mem->nr; i++) {
+		value = written ? memory_value(SEED, i, 0) : 0;
+		if (i % step == 0)
+			value += 5;
+		wrong += read_word(memory_word(mem, i)) != value;
+		value = written ? memory_value(SEED, i, 100) : 0;
+		wrong += memory_word(mem, i)[100] != value;
+	}
+	return wrong;
+}
+
+/* A call for all of it ends, with a part of it; and so do calls for the rest. */
+TEST_F_TIMEOUT(limit, make, 55)
+{
+	const struct memory *mem = &self->mem;
+	const size_t step = mem->nr / 32;
+	struct devex_counters counters;
+	time_t start = time(NULL);
+	size_t i, done = 0;
+	long made;
+
+	made = device_make(self->dev, mem, DEVEX_RANGE_ONCE);
+	ASSERT_LE(1, made);
+	ASSERT_GT((long)mem->nr, made);
+	ASSERT_EQ(0, device_counters(self->dev, &counters));
+	EXPECT_EQ(made, counters.conversions);
+	EXPECT_TRUE(device_agrees(self->dev, mem));
+	TH_LOG("%ld of %zu pages in the first call", made, mem->nr);
+
+	/* 2 MiB at a time: nothing is left out. */
+	ASSERT_EQ((long)mem->nr, device_make(self->dev, mem, 0));
+	EXPECT_TRUE(device_agrees(self->dev, mem));
+	ASSERT_EQ(0, device_counters(self->dev, &counters));
+	EXPECT_LT(0, counters.held);
+	EXPECT_GT(mem->nr, counters.held);
+
+	for (i = 0; i < mem->nr; i += step, done++)
+		ASSERT_EQ(0, device_add(self->dev, memory_word(mem, i), 5, 1));
+	EXPECT_EQ(32, done);
+	EXPECT_TRUE(device_agrees(self->dev, mem));
+	EXPECT_EQ(0, memory_count(mem, PAGE_OTHER));
+	EXPECT_EQ(0, limit_wrong(mem, variant->written, step));
+	EXPECT_GT(LIMIT_SECONDS, time(NULL) - start);
 }
 
 TEST_HARNESS_MAIN

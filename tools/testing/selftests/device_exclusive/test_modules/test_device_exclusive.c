@@ -10,13 +10,18 @@
  *
  *	devex_process.locking > mmap_lock > folio lock > devex.lock
  *	devex.pins_lock > mmap_lock
+ *	devex.memory_lock > mmap_lock
  */
 #include <linux/atomic.h>
+#include <linux/bitmap.h>
 #include <linux/fs.h>
 #include <linux/highmem.h>
+#include <linux/ioport.h>
 #include <linux/kprobes.h>
 #include <linux/kthread.h>
 #include <linux/list.h>
+#include <linux/memremap.h>
+#include <linux/migrate.h>
 #include <linux/miscdevice.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
@@ -27,6 +32,7 @@
 #include <linux/rwsem.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
+#include <linux/sizes.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <linux/wait.h>
@@ -96,6 +102,8 @@ struct devex_process {
  * @watch: gives up @locked when the process dies
  * @pins_lock: protects @pins
  * @pins: list of struct devex_pin
+ * @memory_lock: protects @memory, and keeps it from being filled
+ * @memory: the device's own memory, if it was ever used
  */
 struct devex {
 	struct mmu_interval_notifier notifier;
@@ -108,6 +116,8 @@ struct devex {
 	struct delayed_work watch;
 	struct mutex pins_lock;	/* pins */
 	struct list_head pins;
+	struct mutex memory_lock;	/* memory */
+	struct devex_memory *memory;
 };
 
 /**
@@ -356,6 +366,11 @@ static long devex_try_make(struct devex *dev,
 	err = devex_program(dev, range, made, seq);
 	if (err) {
 		devex_unlock_range(range, made, flags);
+		/*
+		 * What needs more memory than there is would take away what it
+		 * has again and again: be content with that.
+		 */
+		range->end = range->start + made * PAGE_SIZE;
 		goto unreserve;
 	}
 	devex_unreserve(dev, index + made, nr - made);
@@ -735,6 +750,285 @@ static long devex_ioctl_add(struct devex *dev, void __user *arg)
 }
 
 /*
+ * The device's own memory, which CPUs cannot access (device-private). There is
+ * no such memory: behind each page of it is an ordinary one with the content.
+ */
+
+#ifdef CONFIG_DEVICE_PRIVATE
+#define DEVEX_MEMORY_SIZE	SZ_4M
+#define DEVEX_MEMORY_PAGES	(DEVEX_MEMORY_SIZE / PAGE_SIZE)
+#define DEVEX_MIGRATE_BATCH	16
+
+/**
+ * struct devex_memory - the memory of one device
+ * @pgmap: the struct pages; its owner is the device
+ * @region: the physical addresses that nobody else uses meanwhile
+ * @used: one bit a page
+ */
+struct devex_memory {
+	struct dev_pagemap pgmap;
+	struct resource *region;
+	DECLARE_BITMAP(used, DEVEX_MEMORY_PAGES);
+};
+
+static unsigned long devex_memory_pfn(const struct devex_memory *memory)
+{
+	return PHYS_PFN(memory->pgmap.range.start);
+}
+
+/* A page of it, locked, or NULL. There is one caller at a time. */
+static struct page *devex_memory_alloc(struct devex_memory *memory)
+{
+	struct page *page, *content;
+	unsigned long nr;
+
+	nr = find_first_zero_bit(memory->used, DEVEX_MEMORY_PAGES);
+	if (nr == DEVEX_MEMORY_PAGES)
+		return NULL;
+	content = alloc_page(GFP_HIGHUSER);
+	if (!content)
+		return NULL;
+	set_bit(nr, memory->used);
+	page = pfn_to_page(devex_memory_pfn(memory) + nr);
+	zone_device_page_init(page, &memory->pgmap, 0);
+	page->zone_device_data = content;
+	return page;
+}
+
+static void devex_memory_free(struct folio *folio)
+{
+	struct devex_memory *memory = container_of(folio->pgmap,
+						   struct devex_memory, pgmap);
+
+	__free_page(folio->page.zone_device_data);
+	clear_bit(folio_pfn(folio) - devex_memory_pfn(memory), memory->used);
+}
+
+/*
+ * These two get what a migration has found, and return where that goes; or 0 if
+ * there is no memory.
+ */
+static unsigned long devex_to_memory(struct devex_memory *memory,
+				     unsigned long src, bool writable)
+{
+	struct page *from = migrate_pfn_to_page(src), *to;
+	unsigned long dst;
+
+	to = devex_memory_alloc(memory);
+	if (!to)
+		return 0;
+	dst = migrate_pfn(page_to_pfn(to));
+	if (from) {
+		copy_highpage(to->zone_device_data, from);
+		return dst | (src & MIGRATE_PFN_WRITE);
+	}
+	/* Nobody has written there yet. */
+	clear_highpage(to->zone_device_data);
+	return dst | (writable ? MIGRATE_PFN_WRITE : 0);
+}
+
+static unsigned long devex_from_memory(unsigned long src, gfp_t gfp)
+{
+	struct page *to = alloc_page(GFP_HIGHUSER_MOVABLE | gfp);
+
+	if (!to)
+		return 0;
+	copy_highpage(to, migrate_pfn_to_page(src)->zone_device_data);
+	lock_page(to);
+	return migrate_pfn(page_to_pfn(to)) | (src & MIGRATE_PFN_WRITE);
+}
+
+/* A CPU has touched it. */
+static vm_fault_t devex_migrate_to_ram(struct vm_fault *vmf)
+{
+	unsigned long src = 0, dst = 0;
+	vm_fault_t ret = 0;
+	struct migrate_vma args = {
+		.vma = vmf->vma,
+		.start = vmf->address,
+		.end = vmf->address + PAGE_SIZE,
+		.src = &src,
+		.dst = &dst,
+		.pgmap_owner = page_pgmap(vmf->page)->owner,
+		.flags = MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
+		.fault_page = vmf->page,
+	};
+
+	if (migrate_vma_setup(&args))
+		return VM_FAULT_SIGBUS;
+	if (src & MIGRATE_PFN_MIGRATE) {
+		dst = devex_from_memory(src, 0);
+		if (!dst)
+			ret = VM_FAULT_OOM;
+	}
+	migrate_vma_pages(&args);
+	migrate_vma_finalize(&args);
+	return ret;
+}
+
+static const struct dev_pagemap_ops devex_memory_ops = {
+	.folio_free	= devex_memory_free,
+	.migrate_to_ram	= devex_migrate_to_ram,
+};
+
+static struct devex_memory *devex_memory_create(struct devex *dev)
+{
+	struct devex_memory *memory = kzalloc_obj(*memory, GFP_KERNEL_ACCOUNT);
+	void *err;
+
+	if (!memory)
+		return ERR_PTR(-ENOMEM);
+	memory->region = request_free_mem_region(&iomem_resource,
+						 DEVEX_MEMORY_SIZE,
+						 "test_device_exclusive");
+	err = memory->region;
+	if (IS_ERR(err))
+		goto free;
+
+	memory->pgmap.type = MEMORY_DEVICE_PRIVATE;
+	memory->pgmap.ops = &devex_memory_ops;
+	memory->pgmap.owner = dev;
+	memory->pgmap.nr_range = 1;
+	memory->pgmap.range.start = memory->region->start;
+	memory->pgmap.range.end = memory->region->start + DEVEX_MEMORY_SIZE - 1;
+	err = memremap_pages(&memory->pgmap, numa_node_id());
+	if (!IS_ERR(err))
+		return memory;
+
+	release_mem_region(memory->region->start,
+			   resource_size(memory->region));
+free:
+	kfree(memory);
+	return err;
+}
+
+/* Whoever has mapped it, there or as a child of that process, gets it back. */
+static void devex_memory_evict(unsigned long pfn)
+{
+	unsigned long src = 0, dst = 0;
+
+	migrate_device_range(&src, pfn, 1);
+	if (src & MIGRATE_PFN_MIGRATE)
+		dst = devex_from_memory(src, __GFP_NOFAIL);
+	migrate_device_pages(&src, &dst, 1);
+	migrate_device_finalize(&src, &dst, 1);
+}
+
+static void devex_memory_destroy(struct devex *dev)
+{
+	struct devex_memory *memory = dev->memory;
+	unsigned long nr;
+
+	if (!memory)
+		return;
+	for_each_set_bit(nr, memory->used, DEVEX_MEMORY_PAGES) {
+		/* It may be locked by a fault that is doing the same. */
+		while (test_bit(nr, memory->used)) {
+			devex_memory_evict(devex_memory_pfn(memory) + nr);
+			cond_resched();
+		}
+	}
+	memunmap_pages(&memory->pgmap);
+	release_mem_region(memory->region->start,
+			   resource_size(memory->region));
+	kfree(memory);
+}
+
+static unsigned long devex_memory_used(const struct devex *dev)
+{
+	if (!dev->memory)
+		return 0;
+	return bitmap_weight(dev->memory->used, DEVEX_MEMORY_PAGES);
+}
+
+/* Move at most DEVEX_MIGRATE_BATCH pages of one VMA. Returns how many it has. */
+static long devex_migrate_batch(struct devex *dev, struct vm_area_struct *vma,
+				unsigned long addr, unsigned long npages)
+{
+	unsigned long src[DEVEX_MIGRATE_BATCH] = { };
+	unsigned long dst[DEVEX_MIGRATE_BATCH] = { };
+	struct migrate_vma args = {
+		.vma = vma,
+		.start = addr,
+		.end = addr + npages * PAGE_SIZE,
+		.src = src,
+		.dst = dst,
+		.pgmap_owner = dev,
+		.flags = MIGRATE_VMA_SELECT_SYSTEM,
+	};
+	unsigned long i;
+	long moved = 0;
+	int err;
+
+	err = migrate_vma_setup(&args);
+	if (err)
+		return err;
+	for (i = 0; i < npages; i++)
+		if (src[i] & MIGRATE_PFN_MIGRATE)
+			dst[i] = devex_to_memory(dev->memory, src[i],
+						 vma->vm_flags & VM_WRITE);
+	migrate_vma_pages(&args);
+	for (i = 0; i < npages; i++)
+		moved += !!(src[i] & MIGRATE_PFN_MIGRATE);
+	migrate_vma_finalize(&args);
+	return moved;
+}
+
+static long devex_migrate(struct devex *dev, unsigned long addr,
+			  unsigned long npages)
+{
+	struct mm_struct *mm = devex_mm(dev);
+	unsigned long nr, end = addr + npages * PAGE_SIZE;
+	struct vm_area_struct *vma;
+	long ret = 0, moved = 0;
+
+	lockdep_assert_held(&dev->memory_lock);
+
+	if (!dev->memory) {
+		struct devex_memory *memory = devex_memory_create(dev);
+
+		if (IS_ERR(memory))
+			return PTR_ERR(memory);
+		dev->memory = memory;
+	}
+
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
+	for (; ret >= 0 && addr < end; addr += nr * PAGE_SIZE) {
+		if (fatal_signal_pending(current)) {
+			ret = -EINTR;
+			break;
+		}
+		vma = vma_lookup(mm, addr);
+		if (!vma) {
+			ret = -EFAULT;
+			break;
+		}
+		nr = min_t(unsigned long, DEVEX_MIGRATE_BATCH,
+			   (min(end, vma->vm_end) - addr) >> PAGE_SHIFT);
+		ret = devex_migrate_batch(dev, vma, addr, nr);
+		moved += ret;
+		cond_resched();
+	}
+	mmap_read_unlock(mm);
+	return ret < 0 ? ret : moved;
+}
+#else
+static void devex_memory_destroy(struct devex *dev) { }
+
+static unsigned long devex_memory_used(const struct devex *dev)
+{
+	return 0;
+}
+
+static long devex_migrate(struct devex *dev, unsigned long addr,
+			  unsigned long npages)
+{
+	return -EOPNOTSUPP;
+}
+#endif
+
+/*
  * Pins
  */
 
@@ -1017,6 +1311,14 @@ static long devex_range_command(struct devex *dev, unsigned int cmd,
 	if (cmd == DEVEX_IOC_MAKE)
 		return devex_make_command(dev, addr, npages, flags);
 
+	if (cmd == DEVEX_IOC_MIGRATE) {
+		if (mutex_lock_killable(&dev->memory_lock))
+			return -EINTR;
+		ret = devex_migrate(dev, addr, npages);
+		mutex_unlock(&dev->memory_lock);
+		return ret;
+	}
+
 	if (mutex_lock_killable(&dev->pins_lock))
 		return -EINTR;
 	pin = devex_exact_pin(dev, addr, npages);
@@ -1118,6 +1420,11 @@ static long devex_ioctl_counters(struct devex *dev, void __user *arg)
 		counters.pinned += pin->npages;
 	mutex_unlock(&dev->pins_lock);
 
+	if (mutex_lock_killable(&dev->memory_lock))
+		return -EINTR;
+	counters.stored = devex_memory_used(dev);
+	mutex_unlock(&dev->memory_lock);
+
 	xa_for_each(&dev->locked, pfn, folio)
 		counters.locked++;
 
@@ -1140,6 +1447,7 @@ static long devex_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 
 	switch (cmd) {
 	case DEVEX_IOC_MAKE:
+	case DEVEX_IOC_MIGRATE:
 	case DEVEX_IOC_PIN:
 	case DEVEX_IOC_UNPIN:
 	case DEVEX_IOC_POISON:
@@ -1207,6 +1515,7 @@ static int devex_open(struct inode *inode, struct file *file)
 	xa_init(&dev->locked);
 	mutex_init(&dev->pins_lock);
 	INIT_LIST_HEAD(&dev->pins);
+	mutex_init(&dev->memory_lock);
 	INIT_DELAYED_WORK(&dev->watch, devex_watch);
 	dev->opener = get_task_struct(current->group_leader);
 
@@ -1246,6 +1555,7 @@ static int devex_release(struct inode *inode, struct file *file)
 	mmu_interval_notifier_remove(&dev->notifier);
 	list_for_each_entry_safe(pin, next, &dev->pins, node)
 		devex_unpin(pin);
+	devex_memory_destroy(dev);
 	xa_destroy(&dev->mirror);
 	xa_destroy(&dev->locked);
 	kfree(dev);

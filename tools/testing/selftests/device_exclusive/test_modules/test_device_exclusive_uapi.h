@@ -7,7 +7,7 @@
  * inherited the file, for example) gets -EACCES, except from
  * DEVEX_IOC_COUNTERS and DEVEX_IOC_DMA. When the process dies, the device loses
  * its pages and unlocks what it keeps locked; closing the file takes back the
- * rest, which is the pins.
+ * rest: the pins, and what is in the device's own memory.
  *
  * mmap() of the file gives zeroed memory without struct pages of its own
  * (VM_PFNMAP), which can never be made exclusive.
@@ -134,6 +134,7 @@ enum {
  * @held: (out) pages that the device holds now
  * @locked: (out) folios that it keeps locked now
  * @pinned: (out) pages that it has pinned now
+ * @stored: (out) pages of its own memory that are in use now
  * @reserved: (in) zero
  */
 struct devex_counters {
@@ -146,6 +147,7 @@ struct devex_counters {
 	__u64 held;
 	__u64 locked;
 	__u64 pinned;
+	__u64 stored;
 	__u64 reserved;
 };
 
@@ -194,6 +196,15 @@ struct devex_counters {
  * another such page; -EOPNOTSUPP where the kernel does not survive such errors.
  */
 #define DEVEX_IOC_POISON	_IOWR('x', 0x08, struct devex_range)
+
+/*
+ * DEVEX_IOC_MIGRATE: move pages to the device's own memory, where no CPU can
+ * access them: one that tries gets them back. @npages is how many were moved,
+ * anywhere in the range. What is in use, swapped out or exclusive stays where
+ * it is, and so does what does not fit: there are 4 MiB. -EOPNOTSUPP where the
+ * kernel has no CONFIG_DEVICE_PRIVATE.
+ */
+#define DEVEX_IOC_MIGRATE	_IOWR('x', 0x09, struct devex_range)
 
 /* DEVEX_IOC_COUNTERS: see struct devex_counters */
 #define DEVEX_IOC_COUNTERS	_IOWR('x', 0x07, struct devex_counters)
