@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -42,6 +43,9 @@
 #define TYPE_PRIVATE_WRITE	28
 #define TYPE_PRIVATE_READ	29
 
+#define KPF_HEAD	BIT_ULL(15)
+#define KPF_TAIL	BIT_ULL(16)
+#define KPF_HUGE	BIT_ULL(17)
 #define KPF_KSM		BIT_ULL(21)
 #define KPF_THP		BIT_ULL(22)
 
@@ -118,6 +122,68 @@ int write_number(const char *path, long value)
 
 	snprintf(buf, sizeof(buf), "%ld", value);
 	return write_file(path, buf);
+}
+
+/* In files that list what there is to choose from, [the choice] has brackets. */
+int setting_change(struct setting *setting, const char *path, const char *value)
+{
+	char buf[256] = "", *from = buf, *to;
+	int fd;
+
+	fd = open(path, O_RDONLY);
+	if (fd < 0 || read(fd, buf, sizeof(buf) - 1) <= 0)
+		complain("cannot read %s: %s", path, strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	to = strchr(buf, ']');
+	if (to)
+		from = strchr(buf, '[') + 1;
+	else
+		to = buf + strcspn(buf, "\n");
+	snprintf(setting->path, sizeof(setting->path), "%s", path);
+	snprintf(setting->old, sizeof(setting->old), "%.*s", (int)(to - from),
+		 from);
+	return write_file(path, value);
+}
+
+/* Nothing to do for one that has never been changed */
+int setting_restore(const struct setting *setting)
+{
+	return setting->old[0] ? write_file(setting->path, setting->old) : 0;
+}
+
+int thp_allow(struct setting *setting, size_t size, const char *value)
+{
+	char path[sizeof(setting->path)];
+
+	snprintf(path, sizeof(path), THP_SYSFS "hugepages-%zukB/enabled",
+		 size / 1024);
+	return setting_change(setting, path, value);
+}
+
+/* The number that follows @name in a line of a file, or -1 */
+static long read_named(const char *path, const char *name)
+{
+	size_t len = strlen(name);
+	char line[256];
+	long value = -1;
+	FILE *file;
+
+	file = fopen(path, "r");
+	while (file && fgets(line, sizeof(line), file))
+		if (!strncmp(line, name, len) && line[len] == ' ')
+			value = strtol(line + len, NULL, 10);
+	if (file)
+		fclose(file);
+	if (value < 0)
+		complain("%s has no %s", path, name);
+	return value;
+}
+
+/* A counter of /proc/vmstat */
+long vm_counter(const char *name)
+{
+	return read_named("/proc/vmstat", name);
 }
 
 /* Folios that wait in a per-CPU batch are on no LRU list: many walks skip them */
@@ -248,28 +314,98 @@ size_t memory_moved(const struct memory *mem, const uint64_t *pfns)
 	return count;
 }
 
-static bool has_flag(const struct memory *mem, uint64_t flag)
+/* What /proc/kpageflags says of the pages, which have to be present */
+static void memory_flags(const struct memory *mem, uint64_t *flags)
 {
-	uint64_t pfns[mem->nr], flags;
-	bool ret = true;
+	uint64_t pfns[mem->nr];
+	ssize_t ret = 0;
 	size_t i;
 	int fd;
 
-	if (memory_count(mem, PAGE_PRESENT) != mem->nr)
-		return false;
 	fd = open("/proc/kpageflags", O_RDONLY);
 	memory_pfns(mem, pfns);
-	for (i = 0; ret && i < mem->nr; i++) {
-		if (pread(fd, &flags, sizeof(flags),
-			  pfns[i] * sizeof(flags)) != sizeof(flags)) {
-			complain("cannot read /proc/kpageflags: %s",
-				 strerror(errno));
-			abort();
-		}
-		ret = flags & flag;
+	for (i = 0; fd >= 0 && i < mem->nr; i++) {
+		ret = pread(fd, &flags[i], sizeof(*flags),
+			    pfns[i] * sizeof(*flags));
+		if (ret != sizeof(*flags))
+			break;
+	}
+	if (fd < 0 || i < mem->nr) {
+		complain("cannot read /proc/kpageflags: %s", strerror(errno));
+		abort();
 	}
 	close(fd);
-	return ret;
+}
+
+/* How many pages have any of these flags? None if they are not all present. */
+static size_t count_flags(const struct memory *mem, uint64_t mask)
+{
+	uint64_t flags[mem->nr];
+	size_t i, count = 0;
+
+	if (memory_count(mem, PAGE_PRESENT) != mem->nr)
+		return 0;
+	memory_flags(mem, flags);
+	for (i = 0; i < mem->nr; i++)
+		count += !!(flags[i] & mask);
+	return count;
+}
+
+static bool has_flag(const struct memory *mem, uint64_t flag)
+{
+	return count_flags(mem, flag) == mem->nr;
+}
+
+/* How many pages are part of a large folio? */
+size_t memory_large(const struct memory *mem)
+{
+	return count_flags(mem, KPF_HEAD | KPF_TAIL);
+}
+
+static bool is_folio(const uint64_t *pfns, const uint64_t *flags, size_t nr)
+{
+	size_t i;
+
+	for (i = 0; i < nr; i++) {
+		if (pfns[i] != pfns[0] + i ||
+		    !(flags[i] & (i ? KPF_TAIL : KPF_HEAD)))
+			return false;
+	}
+	return true;
+}
+
+/* How many folios of exactly @nr pages are mapped as a whole and aligned? */
+size_t memory_blocks(const struct memory *mem, size_t nr)
+{
+	uint64_t pfns[mem->nr], flags[mem->nr];
+	size_t i, count = 0;
+
+	if (memory_count(mem, PAGE_PRESENT) != mem->nr)
+		return 0;
+	memory_pfns(mem, pfns);
+	memory_flags(mem, flags);
+	i = -((uintptr_t)mem->addr / page_size()) % nr;
+	for (; i + nr <= mem->nr; i += nr) {
+		if (!is_folio(pfns + i, flags + i, nr))
+			continue;
+		/* What follows must not be a part of the same. */
+		count += i + nr == mem->nr || pfns[i + nr] != pfns[i] + nr ||
+			 !(flags[i + nr] & KPF_TAIL);
+	}
+	return count;
+}
+
+/* On which NUMA node is each page? */
+int memory_nodes(const struct memory *mem, int *nodes)
+{
+	const void *pages[mem->nr];
+	size_t i;
+
+	for (i = 0; i < mem->nr; i++)
+		pages[i] = memory_page(mem, i);
+	if (syscall(SYS_move_pages, 0, mem->nr, pages, NULL, nodes, 0))
+		return complain("move_pages: %s", strerror(errno));
+	return 0;
 }
 
 /* Is every page in a large folio, in the place where it was at first? */
@@ -287,8 +423,8 @@ bool memory_is_large(const struct memory *mem)
 	return true;
 }
 
-/* AnonHugePages of the mapping that begins at @addr, in bytes */
-static size_t anon_huge(const char *addr)
+/* AnonHugePages of the mapping that begins with the memory, in bytes */
+size_t memory_huge(const struct memory *mem)
 {
 	unsigned long start, end, kib = 0;
 	bool found = false;
@@ -300,7 +436,7 @@ static size_t anon_huge(const char *addr)
 		return 0;
 	while (fgets(line, sizeof(line), file)) {
 		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
-			found = start == (unsigned long)addr;
+			found = start == (unsigned long)mem->addr;
 		if (found && sscanf(line, "AnonHugePages: %lu kB", &kib) == 1)
 			break;
 	}
@@ -457,9 +593,9 @@ static int map_thp(struct memory *mem, uint32_t seed)
 	if (map_tables(mem, MADV_HUGEPAGE, seed))
 		return -1;
 	mem->folios = NR_LARGE;
-	if (anon_huge(mem->addr) != mem->size)
+	if (memory_huge(mem) != mem->size)
 		return complain("got %zu of %zu bytes as huge pages",
-				anon_huge(mem->addr), mem->size);
+				memory_huge(mem), mem->size);
 	return 0;
 }
 
@@ -476,7 +612,7 @@ static int map_ptemap(struct memory *mem, uint32_t seed)
 			     PROT_READ | PROT_WRITE))
 			return complain("mprotect failed: %s", strerror(errno));
 	}
-	if (anon_huge(mem->addr) || !memory_is_large(mem) ||
+	if (memory_huge(mem) || !memory_is_large(mem) ||
 	    !has_flag(mem, KPF_THP))
 		return complain("the huge pages are not mapped by PTEs");
 	return 0;
@@ -571,6 +707,115 @@ static int make_swapped(struct memory *mem)
 	return 0;
 }
 
+static int map_file(struct memory *mem, uint32_t seed)
+{
+	int fd;
+
+	mem->nr = NR_SMALL;
+	mem->folios = NR_SMALL;
+	mem->size = mem->nr * page_size();
+	fd = memfd_create("file", 0);
+	if (fd < 0 || ftruncate(fd, mem->size))
+		return complain("no file in memory: %s", strerror(errno));
+	mem->addr = mmap(NULL, mem->size, PROT_READ | PROT_WRITE, MAP_PRIVATE,
+			 fd, 0);
+	close(fd);
+	if (mem->addr == MAP_FAILED)
+		return complain("cannot map a file: %s", strerror(errno));
+	mem->map = mem->addr;
+	mem->map_size = mem->size;
+	memory_fill(mem, seed);
+	return 0;
+}
+
+static int map_mthp(struct memory *mem, size_t size, uint32_t seed)
+{
+	struct setting pmd = {}, mthp = {};
+	int ret;
+
+	ret = thp_allow(&pmd, thp_size(), "never") ?:
+	      thp_allow(&mthp, size, "madvise") ?:
+	      map_tables(mem, MADV_HUGEPAGE, seed);
+	if (setting_restore(&mthp) || setting_restore(&pmd) || ret)
+		return -1;
+	mem->folios = mem->size / size;
+	if (memory_blocks(mem, size / page_size()) != mem->folios)
+		return complain("got %zu of %zu folios of %zu bytes",
+				memory_blocks(mem, size / page_size()),
+				mem->folios, size);
+	return 0;
+}
+
+/* The end of one folio and the beginning of the next */
+static int map_partial(struct memory *mem, uint32_t seed)
+{
+	struct memory all;
+	size_t nr;
+
+	if (map_ptemap(mem, seed))
+		return -1;
+	nr = mem->nr;
+	all = *mem;
+	*mem = memory_part(&all, nr / 2 - 103, 210);
+	mem->folios = NR_LARGE;
+	mem->map = all.map;
+	mem->map_size = all.map_size;
+	if (munmap(all.addr, mem->addr - all.addr) ||
+	    munmap(mem->addr + mem->size,
+		   all.addr + all.size - mem->addr - mem->size))
+		return complain("munmap failed: %s", strerror(errno));
+	return 0;
+}
+
+/* To an address that is @pages pages behind one where a page table begins */
+static int move_large(struct memory *mem, size_t pages)
+{
+	size_t huge = thp_size();
+	char *map, *target;
+
+	map = mmap(NULL, mem->size + 3 * huge, PROT_NONE,
+		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (map == MAP_FAILED)
+		return complain("cannot map: %s", strerror(errno));
+	target = (char *)(((uintptr_t)map + huge) / huge * huge) +
+		 pages * page_size();
+	if (mremap(mem->addr, mem->size, mem->size,
+		   MREMAP_MAYMOVE | MREMAP_FIXED, target) != target)
+		return complain("mremap failed: %s", strerror(errno));
+	munmap(mem->map, mem->map_size);
+	mem->addr = target;
+	mem->map = map;
+	mem->map_size = mem->size + 3 * huge;
+	return 0;
+}
+
+static int map_thp_moved(struct memory *mem, uint32_t seed)
+{
+	if (map_thp(mem, seed) || move_large(mem, 0))
+		return -1;
+	if (memory_huge(mem) != mem->size)
+		return complain("the huge pages fell apart when they moved");
+	return 0;
+}
+
+static int map_hugetlb(struct memory *mem, uint32_t seed)
+{
+	mem->folios = NR_LARGE;
+	mem->size = NR_LARGE * thp_size();
+	mem->nr = mem->size / page_size();
+	mem->map_size = mem->size;
+	mem->addr = mmap(NULL, mem->size, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+	if (mem->addr == MAP_FAILED)
+		return complain("cannot map huge pages: %s; boot with hugepages=8",
+				strerror(errno));
+	mem->map = mem->addr;
+	memory_fill(mem, seed);
+	if (!has_flag(mem, KPF_HUGE))
+		return complain("this is not hugetlb memory");
+	return 0;
+}
+
 int memory_map(struct memory *mem, enum memory_kind kind, uint32_t seed)
 {
 	memset(mem, 0, sizeof(*mem));
@@ -594,6 +839,22 @@ int memory_map(struct memory *mem, enum memory_kind kind, uint32_t seed)
 		return map_mremapped(mem, seed);
 	case SWAPPED:
 		return map_small(mem, seed) ?: make_swapped(mem);
+	case FILE_COPY:
+		return map_file(mem, seed);
+	case MTHP_16K:
+		return map_mthp(mem, 16 << 10, seed);
+	case MTHP_64K:
+		return map_mthp(mem, 64 << 10, seed);
+	case MTHP_512K:
+		return map_mthp(mem, 512 << 10, seed);
+	case PARTIAL:
+		return map_partial(mem, seed);
+	case PTEMAP_MOVED:
+		return map_ptemap(mem, seed) ?: move_large(mem, 5);
+	case THP_MOVED:
+		return map_thp_moved(mem, seed);
+	case HUGETLB:
+		return map_hugetlb(mem, seed);
 	}
 	return -1;
 }
@@ -1036,4 +1297,21 @@ void cgroup_reclaim(const struct cgroup *cg, const char *amount)
 		abort();
 	}
 	close(fd);
+}
+
+long cgroup_read(const struct cgroup *cg, const char *file)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/%s", cg->path, file);
+	return read_number(path);
+}
+
+/* What follows @name in @file */
+long cgroup_stat(const struct cgroup *cg, const char *file, const char *name)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/%s", cg->path, file);
+	return read_named(path, name);
 }

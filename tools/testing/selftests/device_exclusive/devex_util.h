@@ -28,6 +28,14 @@ enum memory_kind {
 	KSM,		/* 4 KiB pages, shared by KSM with a twin */
 	MREMAPPED,	/* 4 KiB pages that have come from another address */
 	SWAPPED,	/* 4 KiB pages that are swapped out */
+	FILE_COPY,	/* 4 KiB pages, written to a private mapping of a file */
+	MTHP_16K,	/* folios of that size */
+	MTHP_64K,
+	MTHP_512K,
+	PARTIAL,	/* large folios, mapped by PTEs, and only some pages */
+	PTEMAP_MOVED,	/* like PTEMAP, but come from another address, */
+	THP_MOVED,	/* and the same for THP */
+	HUGETLB,	/* huge pages from the pool */
 };
 
 /**
@@ -65,6 +73,18 @@ uint64_t memory_value(uint32_t seed, size_t page, size_t word);
 
 size_t page_size(void);
 size_t thp_size(void);
+
+/* Settings of the system that a test changes for a while */
+struct setting {
+	char path[96];
+	char old[64];
+};
+
+int setting_change(struct setting *setting, const char *path, const char *value);
+int setting_restore(const struct setting *setting);
+
+/* May memory be in folios of that size: "never", "madvise", and so on */
+int thp_allow(struct setting *setting, size_t size, const char *value);
 
 /* Accesses that the compiler must not leave out */
 static inline char touch(const char *addr)
@@ -105,6 +125,11 @@ size_t memory_count(const struct memory *mem, enum page_state state);
 void memory_pfns(const struct memory *mem, uint64_t *pfns);
 size_t memory_moved(const struct memory *mem, const uint64_t *pfns);
 bool memory_is_large(const struct memory *mem);
+size_t memory_large(const struct memory *mem);
+size_t memory_blocks(const struct memory *mem, size_t nr);
+size_t memory_huge(const struct memory *mem);
+int memory_nodes(const struct memory *mem, int *nodes);
+long vm_counter(const char *name);
 
 /*
  * The simulated device; see its header for the ioctls
@@ -171,6 +196,8 @@ void cgroup_leave(struct cgroup *cg);
 int cgroup_set(const struct cgroup *cg, const char *file, const char *value);
 void cgroup_flush(const struct cgroup *cg);
 void cgroup_reclaim(const struct cgroup *cg, const char *amount);
+long cgroup_read(const struct cgroup *cg, const char *file);
+long cgroup_stat(const struct cgroup *cg, const char *file, const char *name);
 
 int write_file(const char *path, const char *value);
 int write_number(const char *path, long value);
