@@ -565,7 +565,7 @@ enum obstacle {
 	GUARD,
 	SHARED,
 	SHARED_FILE,
-	HUGETLB,
+	HUGETLB_VMA,
 	PFNMAP,
 };
 
@@ -623,7 +623,7 @@ FIXTURE_VARIANT_ADD(obstacle, shared_file)
 
 FIXTURE_VARIANT_ADD(obstacle, hugetlb)
 {
-	.kind = HUGETLB,
+	.kind = HUGETLB_VMA,
 	.error = -EOPNOTSUPP,
 };
 
@@ -672,7 +672,7 @@ static void make_obstacle(struct __test_metadata *_metadata,
 		memory_fill(mem, SEED);
 		close(fd);
 		break;
-	case HUGETLB:
+	case HUGETLB_VMA:
 		map_over(_metadata, mem, MAP_PRIVATE | MAP_ANONYMOUS |
 			 MAP_HUGETLB, -1);
 		memory_fill(mem, SEED);
