@@ -257,7 +257,7 @@ TEST_F(uring, in_flight)
  * device reads and writes both, a thread moves what can be moved to the other
  * node, and another process reclaims.
  */
-#define BUSY_FORKS	12
+#define BUSY_FORKS	8
 #define LOOSE_PAGES	32
 
 /* Of eight pages that are pinned, one is written by a thread, one by DMA. */
