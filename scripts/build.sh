@@ -1,13 +1,15 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# build.sh [bench]: build what the VM of ARCH and BASE needs, and leave it in
-# out/<base or patched>-<architecture>: the kernel, and an initramfs with init,
+# build.sh [bench|upstream]: build what the VM of ARCH and BASE needs, and leave
+# it in out/<base or patched>-<architecture>: the kernel, and an initramfs with init,
 # the module (built for that kernel), the kselftests and the demo (the same
 # programs for both kernels), and the list of the KUnit suites in the kernel.
 # What has not changed is not built again.
 #
 # With `bench`, in out/bench/<base or patched>-<architecture>: a kernel without
-# debug options, and the benchmarks with their module.
+# debug options, and the benchmarks with their module. With `upstream`, in
+# out/upstream/<base or patched>-<architecture>: a kernel with what the kernel's
+# own tests need, and these, from the unpatched tree for both kernels.
 
 . "$(dirname "$0")/common.sh"
 
@@ -41,8 +43,14 @@ bench)
 		"$TOP/scripts/config/bench-$ARCH.config")
 	module=$TOP/scripts/bench/module
 	;;
+upstream)
+	obj=build-upstream-$ARCH
+	out=$OUT/upstream/$FLAVOUR-$ARCH
+	fragments=("$TOP/scripts/config/upstream.config")
+	module=
+	;;
 *)
-	die "usage: build.sh [bench]"
+	die "usage: build.sh [bench|upstream]"
 	;;
 esac
 build=$tree/$obj
@@ -91,8 +99,15 @@ if changed "$build/device_exclusive/kernel" "$kernel_key"; then
 	echo "$kernel_key" >"$build/device_exclusive/kernel"
 fi
 
-module_key="$kernel_key $(cat "$module"/* | sha256sum)"
-if changed "$build/device_exclusive/module" "$module_key"; then
+if [ -z "$module" ]; then
+	# The module of these tests is one of the kernel's.
+	mkdir -p "$build/device_exclusive/modules"
+	cp "$build/lib/test_hmm.ko" "$build/device_exclusive/modules"
+else
+	module_key="$kernel_key $(cat "$module"/* | sha256sum)"
+fi
+if [ -n "$module" ] &&
+	changed "$build/device_exclusive/module" "$module_key"; then
 	rm -rf "$build/device_exclusive/modules"
 	mkdir "$build/device_exclusive/modules"
 	progress "build the module" "$logs/module.log" \
@@ -127,6 +142,37 @@ tests() {
 	fi
 }
 
+# upstream: the kernel's own selftests that upstream.list has, as they are in
+# the unpatched tree, with the libraries that they are linked with
+upstream() {
+	local tree libs=$common/libs lib deb flags programs key
+	local tests=tools/testing/selftests/mm
+
+	tree=$(dirname "$patched")/base
+	mapfile -t programs < <(upstream_list | cut -d ' ' -f 2 | sort -u)
+	key="$headers_key ${programs[*]} $(objects "$tree" tools lib)"
+	if ! changed "$common/upstream-of" "$key"; then
+		return
+	fi
+	rm -rf "$libs" "$common/upstream"
+	mkdir "$libs" "$common/upstream"
+	for lib in liburing-dev libnuma-dev; do
+		deb=$("$TOP/scripts/fetch.sh" "$lib" "${ARCH/x86_64/amd64}" own)
+		dpkg-deb -x "$deb" "$libs"
+	done
+	# Whether there is liburing is kept in the tree.
+	rm -f "$tree/$tests"/local_config.{mk,h_gen}
+	flags=("TEST_GEN_MODS_DIR=" "EXTRA_CFLAGS=-isystem $libs/usr/include"
+		"USERLDFLAGS=-static -L$libs/usr/lib/${ARCH/arm64/aarch64}-linux-gnu"
+		"KHDR_INCLUDES=-isystem $common/headers/usr/include")
+	progress "build the kernel's own tests" "$logs/tests.log" \
+		make -C "$tree/$tests" "OUTPUT=$common/upstream" "${flags[@]}" \
+		-j"$(nproc)" "${programs[@]/#/$common/upstream/}"
+	grep -q luring "$tree/$tests/local_config.mk" ||
+		die "the kernel's own tests do not find liburing; see $logs/tests.log"
+	echo "$key" >"$common/upstream-of"
+}
+
 # program DIR NAME: a static program from scripts/DIR/NAME.c
 program() {
 	local source=$TOP/scripts/$1/$2.c key
@@ -154,6 +200,10 @@ test)
 bench)
 	program bench bench
 	;;
+upstream)
+	upstream
+	upstream_list >"$common/upstream.list"
+	;;
 esac
 cp "$TOP/scripts/vm/splats" "$common/splats"
 {
@@ -173,6 +223,12 @@ cp "$TOP/scripts/vm/splats" "$common/splats"
 			echo "file /tests/$test $common/tests/$test 0755 0 0"
 		done <"$common/tests.list"
 		echo "file /programs/demo $common/demo 0755 0 0"
+	elif [ "$purpose" = upstream ]; then
+		echo "file /upstream $common/upstream.list 0644 0 0"
+		for file in "$common"/upstream/*; do
+			[ ! -f "$file" ] ||
+				echo "file /tests/${file##*/} $file 0755 0 0"
+		done
 	else
 		echo "file /programs/bench $common/bench 0755 0 0"
 	fi

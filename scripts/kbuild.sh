@@ -73,3 +73,10 @@ kunit_suites() {
 			"$1/$KUNIT_TESTS"
 	fi
 }
+
+# upstream_list: "SECONDS PROGRAM ARGUMENT..." for each of the kernel's own
+# selftests that ARCH can run
+upstream_list() {
+	sed -n -E -e '/^#/d' -e "s/^(any|$ARCH) +//p" \
+		"$TOP/scripts/config/upstream.list"
+}

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# vm.sh test|demo|bench|shell: run in QEMU what build.sh has made for ARCH and
-# BASE. All but shell print the verdict as it comes and keep it in test.ktap,
+# vm.sh test|demo|bench|upstream|shell: run in QEMU what build.sh has made for
+# ARCH and BASE. All but shell print the verdict as it comes and keep it in test.ktap,
 # demo.txt or $BENCH.txt beside the console.log; a VM that does not get to its
 # end fails. TESTS=glob selects tests; AFTER=test goes on behind the one that an
 # earlier VM died in, and adds to its verdict. BENCH is icount or smp.
@@ -29,10 +29,16 @@ bench)
 	verdict=$out/$BENCH.txt
 	end='^# exit [0-9]+$'
 	;;
+upstream)
+	out=$OUT/upstream/$FLAVOUR-$ARCH
+	console=$out/console.log
+	verdict=$out/test.ktap
+	end='^# done$'
+	;;
 shell)
 	;;
 *)
-	die "usage: vm.sh test|demo|bench|shell"
+	die "usage: vm.sh test|demo|bench|upstream|shell"
 	;;
 esac
 case ${TESTS:-} in
@@ -59,6 +65,9 @@ x86_64)
 		# The REP string instructions that do a byte at a time would
 		# count as one instruction a byte.
 		cpu=max,erms=off,fsrm=off
+	elif [ "$mode" = upstream ]; then
+		# Whether there is memory for pages of 1 GiB is chance.
+		cpu=max,pdpe1gb=off
 	fi
 	qemu=(qemu-system-x86_64 -machine q35 -cpu "$cpu" -vga none)
 	;;
@@ -87,10 +96,19 @@ else
 	cmdline+=(numa=fake=2 hugepages=8 watchdog_thresh=30
 		rcupdate.rcu_cpu_stall_timeout=60 softlockup_panic=1)
 fi
-if [ "$FLAVOUR" = patched ] && [ "$mode" != shell ]; then
+case $FLAVOUR-$mode in
+*-shell|*-upstream)
+	;;
+patched-*)
 	cmdline+=(panic_on_warn=1)
+	;;
+esac
+if [ "$mode" = upstream ]; then
+	# Some of the tests want more than two.
+	tcg=(-accel "tcg,thread=multi" -smp 4)
+	memory=4096
 fi
-if [ "$mode" = test ]; then
+if [ "$mode" = test ] || [ "$mode" = upstream ]; then
 	cmdline+=(kunit.enable=1 kunit.autorun=1)
 fi
 if [ -n "${TESTS:-}" ]; then
@@ -120,7 +138,7 @@ timeout --foreground --kill-after=10 "$limit" "${qemu[@]}" \
 
 if tail -n 1 "$verdict" | grep -q -E "$end"; then
 	say "the VM ran for $((SECONDS - start)) s"
-	if [ "$mode" != test ]; then
+	if [ "$mode" = demo ] || [ "$mode" = bench ]; then
 		exit "$(tail -n 1 "$verdict" | tr -dc 0-9)"
 	fi
 	exit 0

@@ -14,6 +14,9 @@
  * demo:  runs /programs/demo with its output on that port.
  * bench: runs /programs/bench with its output on that port, and the value of
  *	  BENCH as its argument.
+ * upstream: runs the kernel's own test programs that /upstream lists, each as a
+ *	  whole, and prints all that they say, and the results of all KUnit
+ *	  suites that ran when the kernel booted.
  * shell: runs a shell on the console.
  *
  * Then it ends the VM. What comes last on the port tells the host that nothing
@@ -57,6 +60,9 @@
 
 /* What setting up the machine gave: 0 or -errno */
 static int swap_error, cgroup_error;
+
+/* Where programs run */
+static const char *workdir = "/tmp";
 
 static FILE *verdict;
 static int kmsg = -1;
@@ -436,9 +442,11 @@ static void remove_cgroups(const char *path, bool self)
 		rmdir(path);
 }
 
-static pid_t spawn(const char *path, const char *option, const char *arg,
-		   int output)
+/* Run the program argv[0] of @dir. */
+static pid_t spawn(const char *dir, const char * const argv[], int output)
 {
+	char path[512];
+
 	pid_t pid;
 
 	fflush(NULL);
@@ -449,9 +457,10 @@ static pid_t spawn(const char *path, const char *option, const char *arg,
 	write_file(CGROUP "/cgroup.procs", "0");
 	dup2(output, 1);
 	dup2(output, 2);
-	if (chdir("/tmp"))
+	if (chdir(workdir))
 		_exit(126);
-	execl(path, path, option, arg, NULL);
+	snprintf(path, sizeof(path), "%s/%s", dir, argv[0]);
+	execv(path, (char * const *)argv);
 	fprintf(stderr, "cannot run %s: %m\n", path);
 	_exit(127);
 }
@@ -544,19 +553,14 @@ static void output_end(struct output *out, int fd)
 		diag("%u more lines of output", out->lines - MAX_LINES);
 }
 
-static void program_path(char *path, size_t size, const char *program)
-{
-	snprintf(path, size, "/tests/%s", program);
-}
-
 static void run_case(const struct testcase *t)
 {
+	const char * const argv[] = { t->program, "-r", t->name, NULL };
 	struct output out = { .name = t->name };
 	double start = now(), left;
 	bool timed_out = true;
 	struct pollfd fds[3];
 	int pipes[2], status;
-	char path[512];
 	bool ok;
 	pid_t pid;
 
@@ -565,8 +569,7 @@ static void run_case(const struct testcase *t)
 	if (pipe2(pipes, O_CLOEXEC))
 		bail_out("pipe: %m");
 	fcntl(pipes[0], F_SETFL, O_NONBLOCK);
-	program_path(path, sizeof(path), t->program);
-	pid = spawn(path, "-r", t->name, pipes[1]);
+	pid = spawn("/tests", argv, pipes[1]);
 	close(pipes[1]);
 	if (pid < 0)
 		bail_out("fork: %m");
@@ -621,7 +624,7 @@ static bool selected(const char *program, const char *name)
 	char full[512];
 
 	snprintf(full, sizeof(full), "%s:%s", program, name);
-	return !glob || !glob[0] || !fnmatch(glob, full, 0);
+	return !glob || !glob[0] || !fnmatch(glob, full, FNM_EXTMATCH);
 }
 
 static void add_case(const char *program, const char *fixture,
@@ -670,9 +673,10 @@ static void add_fixture(const char *program, const char *fixture,
  */
 static void list_cases(const char *program)
 {
+	const char * const argv[] = { program, "-l", NULL };
 	static char variants[64][128], tests[128][128];
 	unsigned int nr_variants = 0, nr_tests = 0;
-	char line[512], fixture[128] = "", path[512], *p;
+	char line[512], fixture[128] = "", *p;
 	bool any = false;
 	int pipes[2];
 	FILE *list;
@@ -680,8 +684,7 @@ static void list_cases(const char *program)
 
 	if (pipe2(pipes, O_CLOEXEC))
 		bail_out("pipe: %m");
-	program_path(path, sizeof(path), program);
-	pid = spawn(path, "-l", NULL, pipes[1]);
+	pid = spawn("/tests", argv, pipes[1]);
 	close(pipes[1]);
 	list = fdopen(pipes[0], "r");
 	while (pid > 0 && fgets(line, sizeof(line), list)) {
@@ -994,8 +997,9 @@ static void run_tests(void)
 }
 
 /* Run one program that says itself how it went. */
-static void run_program(const char *path, const char *arg)
+static void run_program(const char *name, const char *arg)
 {
+	const char * const argv[] = { name, arg, NULL };
 	int ret = load_module();
 	int status;
 	pid_t pid;
@@ -1004,14 +1008,169 @@ static void run_program(const char *path, const char *arg)
 		bail_out("the module cannot be loaded: %s", strerror(-ret));
 	read_kmsg();
 	mkdir(CGROUP, 0755);
-	pid = spawn(path, arg, NULL, fileno(verdict));
+	pid = spawn("/programs", argv, fileno(verdict));
 	if (pid < 0 || waitpid(pid, &status, 0) != pid)
-		bail_out("%s cannot be run: %m", path);
+		bail_out("%s cannot be run: %m", name);
 	kill_all(0);
 	visit_cpus();
 	read_kmsg();
 	fprintf(verdict, "# exit %d\n", WIFEXITED(status) ?
 		WEXITSTATUS(status) : 128 + WTERMSIG(status));
+}
+
+/*
+ * The kernel's own tests. What they say is passed on as it is, indented: they
+ * speak TAP, so that makes them subtests. The host compares two kernels.
+ */
+
+/* TESTS is a glob for programs with their arguments. */
+static bool upstream_selected(const char *name)
+{
+	const char *glob = getenv("TESTS");
+
+	return !glob || !glob[0] || !fnmatch(glob, name, FNM_EXTMATCH);
+}
+
+static void upstream_begin(const char *name)
+{
+	sub.name = name;
+	sub.nr++;
+	fprintf(verdict, "    KTAP version 1\n    # Subtest: %s\n", name);
+	case_begin("all");
+}
+
+/* @how: the exit status, or why there is none */
+static void upstream_end(bool ok, const char *how)
+{
+	visit_cpus();
+	read_kmsg();
+	if (sub.splats)
+		ok = false;
+	sub.splats = 0;
+	quiet_console(false);
+	fprintf(verdict, "%s %u %s # %s\n", ok ? "ok" : "not ok", sub.nr,
+		sub.name, how);
+}
+
+/* Pass on what is in the pipe; returns whether the last line is complete. */
+static bool upstream_output(int fd, bool complete)
+{
+	char buf[4096];
+	ssize_t n, i;
+
+	while ((n = read(fd, buf, sizeof(buf))) > 0) {
+		for (i = 0; i < n; i++) {
+			if (complete)
+				fputs("    ", verdict);
+			fputc(buf[i], verdict);
+			complete = buf[i] == '\n';
+		}
+	}
+	return complete;
+}
+
+/* @name: the program and its arguments, separated by spaces */
+static void upstream_run(const char *name, unsigned int limit)
+{
+	char *words = strdup(name), *next = words;
+	const char *argv[16] = { NULL };
+	bool complete = true, done = false;
+	double start = now(), left;
+	struct pollfd fds[2];
+	int pipes[2], status;
+	char how[64];
+	size_t i = 0;
+	pid_t pid;
+
+	while (i < 15 && (argv[i] = strsep(&next, " ")))
+		i++;
+	upstream_begin(name);
+	mkdir(CGROUP, 0755);
+	if (pipe2(pipes, O_CLOEXEC))
+		bail_out("pipe: %m");
+	fcntl(pipes[0], F_SETFL, O_NONBLOCK);
+	pid = spawn("/tests", argv, pipes[1]);
+	close(pipes[1]);
+	if (pid < 0)
+		bail_out("fork: %m");
+	fds[0] = (struct pollfd){ .fd = pipes[0], .events = POLLIN };
+	fds[1] = (struct pollfd){ .events = POLLIN };
+	fds[1].fd = syscall(SYS_pidfd_open, pid, 0);
+	while (!done && (left = start + limit - now()) > 0) {
+		poll(fds, 2, left * 1000 + 1);
+		complete = upstream_output(pipes[0], complete);
+		if (fds[0].revents & POLLHUP)
+			fds[0].fd = -1;
+		done = fds[1].revents;
+	}
+	close(fds[1].fd);
+	status = kill_all(pid);
+	complete = upstream_output(pipes[0], complete);
+	close(pipes[0]);
+	if (!complete)
+		fputc('\n', verdict);
+	remove_cgroups("/sys/fs/cgroup", false);
+	diag("it took %.0f s", now() - start);
+
+	if (!done)
+		snprintf(how, sizeof(how), "TIMEOUT %u seconds", limit);
+	else if (WIFSIGNALED(status))
+		snprintf(how, sizeof(how), "killed by signal %d",
+			 WTERMSIG(status));
+	else
+		snprintf(how, sizeof(how), "exit=%d", WEXITSTATUS(status));
+	upstream_end(done && !status, how);
+	free(words);
+}
+
+/* What KUnit has said of a suite is indented, all but its result. */
+static void upstream_suite(const char *suite)
+{
+	char path[512], name[256], *text, *next, *line;
+	bool ok = false;
+
+	snprintf(name, sizeof(name), "kunit:%s", suite);
+	if (!upstream_selected(name))
+		return;
+	upstream_begin(name);
+	snprintf(path, sizeof(path), KUNIT_DIR "/%s/results", suite);
+	text = read_all(path);
+	for (next = text; (line = strsep(&next, "\n"));) {
+		if (!strncmp(line, "ok ", 3))
+			ok = true;
+		else if (line[0] == ' ' || line[0] == '#')
+			fprintf(verdict, "%s\n", line);
+	}
+	upstream_end(ok, !text ? "no results" : ok ? "exit=0" : "exit=1");
+	free(text);
+}
+
+static void run_upstream(void)
+{
+	char *list = read_all("/upstream"), *next = list, *line;
+	struct dirent **suites;
+	unsigned int limit;
+	int n, i, ret;
+
+	ret = load_module();
+	if (ret)
+		bail_out("the module cannot be loaded: %s", strerror(-ret));
+	if (swap_error || cgroup_error)
+		bail_out("no swap or no memory cgroups");
+	/* Some start themselves again, as ./name. */
+	workdir = "/tests";
+	fprintf(verdict, "KTAP version 1\n");
+	n = scandir(KUNIT_DIR, &suites, select_entry, alphasort);
+	for (i = 0; i < n; i++)
+		upstream_suite(suites[i]->d_name);
+	while ((line = strsep(&next, "\n"))) {
+		limit = strtoul(line, &line, 10);
+		line += strspn(line, " ");
+		if (limit && upstream_selected(line))
+			upstream_run(line, limit);
+	}
+	free(list);
+	fprintf(verdict, "# done\n");
 }
 
 static void run_shell(void)
@@ -1081,9 +1240,11 @@ int main(void)
 	if (!strcmp(mode, "test"))
 		run_tests();
 	else if (!strcmp(mode, "demo"))
-		run_program("/programs/demo", NULL);
+		run_program("demo", NULL);
 	else if (!strcmp(mode, "bench"))
-		run_program("/programs/bench", getenv("BENCH"));
+		run_program("bench", getenv("BENCH"));
+	else if (!strcmp(mode, "upstream"))
+		run_upstream();
 	else if (!strcmp(mode, "shell"))
 		run_shell();
 	else
