@@ -8,12 +8,13 @@ override KERNEL := $(if $(filter /%,$(KERNEL)),$(KERNEL),$(from)/$(KERNEL))
 endif
 export KERNEL ARCH BASE TESTS
 
-.PHONY: help demo test test-upstream kunit bench lint series apply shell clean
+.PHONY: help demo test test-upstream test-debug kunit bench lint series apply shell clean
 
 help:
 	@echo 'make demo              patch, build and boot the kernel, and show what it does'
 	@echo 'make test              run all tests in a VM'
 	@echo 'make test-upstream     run the kernel'\''s own mm tests on both kernels, and compare'
+	@echo 'make test-debug        run the tests on kernels that look for more mistakes'
 	@echo 'make kunit             run the KUnit tests, in user-mode Linux'
 	@echo 'make bench             measure the unpatched and the patched kernel'
 	@echo 'make shell             a shell in that VM, with the module loaded'
@@ -28,5 +29,5 @@ help:
 	@echo '                       read, except by make apply'
 	@echo "TESTS='fork:*'         the tests with such names (test, test-upstream, kunit)"
 
-demo test test-upstream kunit bench shell lint series apply clean:
+demo test test-upstream test-debug kunit bench shell lint series apply clean:
 	@scripts/$@.sh

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# build.sh [bench|upstream]: build what the VM of ARCH and BASE needs, and leave
-# it in out/<base or patched>-<architecture>: the kernel, and an initramfs with init,
+# build.sh [bench|upstream|debug|kcsan]: build what the VM of ARCH and BASE
+# needs, and leave it in out/<base or patched>-<architecture>: the kernel, and an initramfs with init,
 # the module (built for that kernel), the kselftests and the demo (the same
 # programs for both kernels), and the list of the KUnit suites in the kernel.
 # What has not changed is not built again.
@@ -9,7 +9,9 @@
 # With `bench`, in out/bench/<base or patched>-<architecture>: a kernel without
 # debug options, and the benchmarks with their module. With `upstream`, in
 # out/upstream/<base or patched>-<architecture>: a kernel with what the kernel's
-# own tests need, and these, from the unpatched tree for both kernels.
+# own tests need, and these, from the unpatched tree for both kernels. With
+# `debug` or `kcsan`, in out/<that>/<base or patched>-<architecture>: a kernel
+# that looks for more mistakes, and the tests.
 
 . "$(dirname "$0")/common.sh"
 
@@ -43,6 +45,15 @@ bench)
 		"$TOP/scripts/config/bench-$ARCH.config")
 	module=$TOP/scripts/bench/module
 	;;
+debug|kcsan)
+	obj=build-$purpose-$ARCH
+	out=$OUT/$purpose/$FLAVOUR-$ARCH
+	fragments=("$TOP/scripts/config/$purpose.config")
+	if [ "$FLAVOUR" = patched ]; then
+		fragments+=("$TOP/scripts/config/kunit.config")
+	fi
+	module=$patched/$SELFTESTS/test_modules
+	;;
 upstream)
 	obj=build-upstream-$ARCH
 	out=$OUT/upstream/$FLAVOUR-$ARCH
@@ -50,7 +61,7 @@ upstream)
 	module=
 	;;
 *)
-	die "usage: build.sh [bench|upstream]"
+	die "usage: build.sh [bench|upstream|debug|kcsan]"
 	;;
 esac
 build=$tree/$obj
@@ -193,7 +204,7 @@ program() {
 
 program vm init
 case $purpose in
-test)
+test|debug|kcsan)
 	tests
 	program vm demo
 	;;
@@ -205,18 +216,24 @@ upstream)
 	upstream_list >"$common/upstream.list"
 	;;
 esac
-cp "$TOP/scripts/vm/splats" "$common/splats"
+splats=$common/splats
+cp "$TOP/scripts/vm/splats" "$splats"
+if [ "$purpose" = kcsan ]; then
+	# Which data races are failures is for test.sh to say.
+	splats=$splats-kcsan
+	sed -e 's/^BUG:$/BUG: [^K]/' -e '/^KCSAN:/d' "$common/splats" >"$splats"
+fi
 {
 	for dir in dev proc sys tmp bin modules tests programs; do
 		echo "dir /$dir 0755 0 0"
 	done
 	echo "nod /dev/console 0600 0 0 c 5 1"
 	echo "file /init $common/init 0755 0 0"
-	echo "file /splats $common/splats 0644 0 0"
+	echo "file /splats $splats 0644 0 0"
 	for file in "$build"/device_exclusive/modules/*.ko; do
 		echo "file /modules/${file##*/} $file 0644 0 0"
 	done
-	if [ "$purpose" = test ]; then
+	if [ "$module" = "$patched/$SELFTESTS/test_modules" ]; then
 		kunit_suites "$tree" >"$build/device_exclusive/kunit"
 		echo "file /kunit $build/device_exclusive/kunit 0644 0 0"
 		while read -r test; do

@@ -1,15 +1,17 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# test.sh: build, run the tests in the VM, and judge. With BASE=1, on the
+# test.sh [debug|kcsan]: build, run the tests in the VM, and judge. With debug or
+# kcsan, on a kernel that looks for more mistakes. With BASE=1, on the
 # unpatched kernel, exactly the tests that are listed in fails-on-base.$ARCH
 # must fail, and count as passed when they do. One that is listed with a ~ is a
 # race, which may be won or lost. The last line is the totals.
 
 . "$(dirname "$0")/common.sh"
 
-"$TOP/scripts/build.sh"
+export CHECKS=${1:-}
+"$TOP/scripts/build.sh" "${CHECKS:-test}"
 
-out=$OUT/$FLAVOUR-$ARCH
+out=$OUT/${CHECKS:+$CHECKS/}$FLAVOUR-$ARCH
 list=$PATCHES/fails-on-base.$ARCH
 
 died=0
@@ -105,8 +107,18 @@ if [ $failed -eq 0 ] && [ $died -ne 0 ]; then
 	fail "the VM did not get to its end"
 fi
 if [ $failed -eq 0 ] && [ "$FLAVOUR" = patched ]; then
-	complaint=$(splats "$out/console.log" | head -n 1)
+	complaint=$(splats "$out/console.log" | grep -v 'BUG: KCSAN: ' |
+		head -n 1) || true
 	[ -z "$complaint" ] || fail "the kernel complained: $complaint"
+fi
+if [ "$CHECKS" = kcsan ]; then
+	tree=$("$TOP/scripts/kernel.sh" "$FLAVOUR")
+	"$TOP/scripts/kcsan.py" "$out/console.log" "$tree/build-kcsan-$ARCH" \
+		"$tree" >"$out/races"
+	while read -r race; do
+		fail "a data race in code of the series, $race"
+	done < <(sed -n 's/^series //p' "$out/races")
+	note "$(grep -c '^other ' "$out/races") data races in other code: $out/races"
 fi
 if [ $ran -eq 0 ]; then
 	fail "no test ran${TESTS:+; TESTS=$TESTS selects none}"

@@ -10,7 +10,7 @@
 . "$(dirname "$0")/common.sh"
 
 mode=${1:-}
-out=$OUT/$FLAVOUR-$ARCH
+out=$OUT/${CHECKS:+$CHECKS/}$FLAVOUR-$ARCH
 limit=${DX_VM_TIMEOUT:-1500}
 console=$out/console.log
 
@@ -96,8 +96,18 @@ else
 	cmdline+=(numa=fake=2 hugepages=8 watchdog_thresh=30
 		rcupdate.rcu_cpu_stall_timeout=60 softlockup_panic=1)
 fi
-case $FLAVOUR-$mode in
-*-shell|*-upstream)
+if [ -n "${CHECKS:-}" ]; then
+	# These kernels are slow, and need memory for what they keep track of.
+	memory=4096
+	cmdline+=(SLOW=10 watchdog_thresh=60
+		sysctl.kernel.hung_task_timeout_secs=600
+		rcupdate.rcu_cpu_stall_timeout=300)
+fi
+if [ "${CHECKS:-}" = debug ]; then
+	cmdline+=(KMEMLEAK=1)
+fi
+case $FLAVOUR-$mode-${CHECKS:-} in
+*-shell-*|*-upstream-*|*-kcsan)
 	;;
 patched-*)
 	cmdline+=(panic_on_warn=1)

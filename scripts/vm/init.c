@@ -10,7 +10,9 @@
  *	  reads the results of the KUnit suites that /kunit lists, which ran
  *	  when the kernel booted. TESTS is a glob for "program:case" and
  *	  "suite:case"; AFTER is a case to go on behind, after a VM that died in
- *	  it. The verdict goes as KTAP to a virtio port.
+ *	  it. With SLOW, all takes that many times as long; with KMEMLEAK, the
+ *	  last test is that nothing has leaked. The verdict goes as KTAP to a
+ *	  virtio port.
  * demo:  runs /programs/demo with its output on that port.
  * bench: runs /programs/bench with its output on that port, and the value of
  *	  BENCH as its argument.
@@ -53,10 +55,15 @@
 #define CASE_SECONDS	60	/* time limit of one test case */
 #define KILL_SECONDS	45	/* for what it left behind to die */
 #define SLOW_SECONDS	10	/* worth a remark */
+#define LEAK_SECONDS	10	/* before a lost object counts as one */
 #define MAX_CASES	1024
 #define MAX_SUITES	16	/* of KUnit */
 #define MAX_LINES	50	/* of output of one test case */
+#define MAX_LEAK_LINES	200
 #define MAX_SPLATS	3	/* of them that are shown */
+
+/* SLOW is how many times as long things may take as those above. */
+static unsigned int slow = 1;
 
 /* What setting up the machine gave: 0 or -errno */
 static int swap_error, cgroup_error;
@@ -401,7 +408,7 @@ static int unload_module(void)
  */
 static int kill_all(pid_t main)
 {
-	double deadline = now() + KILL_SECONDS;
+	double deadline = now() + KILL_SECONDS * slow;
 	int status, main_status = 0;
 	pid_t pid;
 
@@ -582,7 +589,7 @@ static void run_case(const struct testcase *t)
 	fds[1] = (struct pollfd){ .events = POLLIN };
 	fds[1].fd = syscall(SYS_pidfd_open, pid, 0);
 	fds[2] = (struct pollfd){ .fd = kmsg, .events = POLLIN };
-	while ((left = start + CASE_SECONDS - now()) > 0) {
+	while ((left = start + CASE_SECONDS * slow - now()) > 0) {
 		poll(fds, 3, left * 1000 + 1);
 		output_read(&out, pipes[0]);
 		read_kmsg();
@@ -601,7 +608,8 @@ static void run_case(const struct testcase *t)
 
 	ok = out.reported && out.ok;
 	if (timed_out) {
-		diag("killed after its time limit of %d s", CASE_SECONDS);
+		diag("killed after its time limit of %u s",
+		     CASE_SECONDS * slow);
 		ok = false;
 	} else if (sub.splats) {
 		ok = false;
@@ -612,7 +620,7 @@ static void run_case(const struct testcase *t)
 		diag("the test program gave no result and exit status %d",
 		     WEXITSTATUS(status));
 	}
-	if (now() - start > SLOW_SECONDS)
+	if (now() - start > SLOW_SECONDS * slow)
 		diag("it took %.0f s", now() - start);
 	case_end(t->name, ok, out.directive);
 }
@@ -942,6 +950,30 @@ static void check_environment(void)
 	case_end("environment", ok, "");
 }
 
+/* Nothing may have been lost, neither here nor when KUnit ran. */
+static void check_leaks(void)
+{
+	static const char file[] = "/sys/kernel/debug/kmemleak";
+	unsigned int lines = 0;
+	char *leaks, *next, *line;
+	int ret = 0, i;
+
+	case_begin("kmemleak");
+	/* What is on its way from one list to another is found again. */
+	for (i = 0; i < 3 && !ret; i++) {
+		sleep(LEAK_SECONDS);
+		ret = write_file(file, "scan");
+	}
+	leaks = ret ? NULL : read_all(file);
+	if (!leaks)
+		diag("kmemleak: %s", strerror(ret ? -ret : errno));
+	for (next = leaks; (line = strsep(&next, "\n"));)
+		if (line[0] && ++lines <= MAX_LEAK_LINES)
+			diag("%s", line);
+	case_end("kmemleak", leaks && !lines, "");
+	free(leaks);
+}
+
 static int select_entry(const struct dirent *entry)
 {
 	return entry->d_name[0] != '.';
@@ -986,12 +1018,14 @@ static void run_tests(void)
 		sub_end();
 	}
 
-	sub_begin("end", 1);
+	sub_begin("end", getenv("KMEMLEAK") ? 2 : 1);
 	case_begin("module.unload");
 	ret = unload_module();
 	if (ret)
 		diag("the module cannot be unloaded: %s", strerror(-ret));
 	case_end("module.unload", !ret, "");
+	if (getenv("KMEMLEAK"))
+		check_leaks();
 	sub_end();
 	fprintf(verdict, "# done\n");
 }
@@ -1219,6 +1253,7 @@ int main(void)
 	const char *mode = getenv("VM_MODE") ?: "";
 	int tries = 200, fd = -1;
 
+	slow = atoi(getenv("SLOW") ?: "1");
 	mounts();
 	while (strcmp(mode, "shell") && tries--) {
 		fd = open(VERDICT_PORT, O_WRONLY | O_CLOEXEC);
