@@ -6,15 +6,19 @@ from := $(or $(PWD),$(CURDIR))
 ifneq ($(KERNEL),)
 override KERNEL := $(if $(filter /%,$(KERNEL)),$(KERNEL),$(from)/$(KERNEL))
 endif
-export KERNEL ARCH BASE TESTS
+export KERNEL ARCH BASE TESTS MAILS
 
-.PHONY: help demo test test-upstream test-debug kunit bench lint series apply shell clean
+VERBS := demo test test-upstream test-debug test-series kunit bench shell lint series
+VERBS += apply clean
+
+.PHONY: help $(VERBS)
 
 help:
 	@echo 'make demo              patch, build and boot the kernel, and show what it does'
 	@echo 'make test              run all tests in a VM'
 	@echo 'make test-upstream     run the kernel'\''s own mm tests on both kernels, and compare'
 	@echo 'make test-debug        run the tests on kernels that look for more mistakes'
+	@echo 'make test-series       build and boot the kernel with each mail of the series'
 	@echo 'make kunit             run the KUnit tests, in user-mode Linux'
 	@echo 'make bench             measure the unpatched and the patched kernel'
 	@echo 'make shell             a shell in that VM, with the module loaded'
@@ -27,7 +31,8 @@ help:
 	@echo 'ARCH=x86_64 or arm64   the architecture; without it, that of this machine'
 	@echo 'KERNEL=dir             your Linux 7.3 tree rather than Debian'\''s; it is only'
 	@echo '                       read, except by make apply'
-	@echo "TESTS='fork:*'         the tests with such names (test, test-upstream, kunit)"
+	@echo "TESTS='fork:*'         the tests with such names (test*, kunit)"
+	@echo "MAILS='0001*'          the mails with such names (test-series)"
 
-demo test test-upstream test-debug kunit bench shell lint series apply clean:
+$(VERBS):
 	@scripts/$@.sh

@@ -121,9 +121,18 @@ if [ -n "$module" ] &&
 	changed "$build/device_exclusive/module" "$module_key"; then
 	rm -rf "$build/device_exclusive/modules"
 	mkdir "$build/device_exclusive/modules"
+	flags=()
+	header=include/linux/device_exclusive.h
+	if [ "$FLAVOUR" = steps ] &&
+		! grep -q -s make_device_exclusive_range "$tree/$header"; then
+		flags=("KCFLAGS=-DDEVEX_NO_RANGE")
+		if [ -e "$tree/$header" ]; then
+			flags=("KCFLAGS=-DDEVEX_NO_RANGE -include $tree/$header")
+		fi
+	fi
 	progress "build the module" "$logs/module.log" \
 		kmake "$tree" "$obj" "M=$module" \
-		"MO=$build/device_exclusive/modules"
+		"MO=$build/device_exclusive/modules" "${flags[@]}"
 	echo "$module_key" >"$build/device_exclusive/module"
 fi
 

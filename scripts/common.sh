@@ -157,13 +157,17 @@ arm64|aarch64)
 	;;
 esac
 
-# Which of the two kernels: "patched" or, with BASE=1, "base".
+# Which of the two kernels: "patched" or, with BASE=1, "base". The third, "steps",
+# is for test-series.sh: what its tree is at, with some of the mails.
 case ${BASE:-0} in
 0|'')
 	FLAVOUR=patched
 	;;
 1)
 	FLAVOUR=base
+	;;
+steps)
+	FLAVOUR=steps
 	;;
 *)
 	die "BASE=$BASE is not known; it is 1 for the unpatched kernel, or unset"

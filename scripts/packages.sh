@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # packages.sh GROUP...: install the Debian packages that are missing. Groups:
-# build, kunit, lint, bench, and x86_64 or arm64 (to build for it and run it).
+# build, clang, kunit, lint, bench, and x86_64 or arm64 (to build for it and run it).
 
 . "$(dirname "$0")/common.sh"
 
@@ -33,6 +33,10 @@ for group; do
 	bench)
 		packages+=(gnuplot-nox python3)
 		commands+=(gnuplot python3)
+		;;
+	clang)
+		packages+=(clang-19 lld-19 llvm-19)
+		commands+=(clang-19 ld.lld-19 llvm-nm-19)
 		;;
 	kunit)
 		packages+=(python3)

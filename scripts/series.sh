@@ -1,11 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Write the series as mails into out/series, and prove that they are right:
-# applied with `git am` they give what the patches and files here give, and the
-# kernel builds after each one of them. SERIES_BUILD=0 leaves out the builds.
+# applied with `git am` they give what the patches and files here give.
 
 . "$(dirname "$0")/common.sh"
-"$TOP/scripts/packages.sh" build "$ARCH"
+"$TOP/scripts/packages.sh" build
 . "$TOP/scripts/kbuild.sh"
 
 cache_lock
@@ -110,63 +109,6 @@ round_trip() {
 	say "round trip: git am of the mails gives what the patches and files give, in ${#paths[@]} files"
 }
 
-# build_step COMMIT: compile the kernel of that commit and its test module.
-build_step() {
-	local obj=build-$ARCH module=$SELFTESTS/test_modules
-
-	kgit -C "$steps" checkout -q -f --detach "$1"
-	kconfig "$steps" "$obj"
-	kmake "$steps" "$obj" vmlinux modules
-	if [ -e "$steps/$module/Makefile" ]; then
-		kmake "$steps" "$obj" M="$module" MO="$steps/$obj/$module"
-	fi
-}
-
-build_steps() {
-	local n=0 commit patch key log
-
-	steps=$(dirname "$base")/steps
-	if [ "$(kgit -C "$steps" rev-parse --path-format=absolute \
-		--git-common-dir 2>/dev/null)" != "$base/.git" ]; then
-		need_space "$(dirname "$base")" 6 "building each step"
-		rm -rf "$steps"
-		kgit -C "$base" worktree prune
-		progress "a tree to build each step in" "$OUT/series-log/tree" \
-			kgit -C "$base" worktree add --detach "$steps" pristine
-	fi
-	# If the last run was stopped in the middle of a checkout
-	rm -f "$(kgit -C "$steps" rev-parse --absolute-git-dir)/index.lock"
-
-	while read -r commit patch; do
-		n=$((n + 1))
-		log=$OUT/series-log/$ARCH-$patch.log
-		# What has been built once, the same way, needs no second time.
-		key=$commit-$({
-			cat "$TOP/scripts/config/common.config" \
-				"$TOP/scripts/config/$ARCH.config" \
-				"$TOP/scripts/config/kunit.config" \
-				"$TOP/$SELFTESTS/config"
-			"${CROSS_COMPILE:-}gcc" --version
-		} | sha256sum | cut -c 1-12)
-		if grep -q -s -x "$key" "$steps/build-$ARCH.built"; then
-			say "step $n of $count, $patch: has been built before"
-			continue
-		fi
-		# A warning comes but once: what did not pass is made afresh.
-		if [ -e "$steps/build-$ARCH.failed" ]; then
-			rm -rf "${steps:?}/build-$ARCH"
-		fi
-		touch "$steps/build-$ARCH.failed"
-		progress "step $n of $count, $patch" "$log" build_step "$commit"
-		if grep -E '(warning|WARNING):' "$log" >&2; then
-			die "$patch compiles with the warnings above; all of the output: $log"
-		fi
-		rm "$steps/build-$ARCH.failed"
-		echo "$key" >>"$steps/build-$ARCH.built"
-	done <"$work/commits"
-	say "each of the $count steps builds for $ARCH without a warning"
-}
-
 "$TOP/scripts/series-commit.sh" "$base" >"$work/commits"
 count=$(wc -l <"$work/commits")
 head=$(tail -n 1 "$work/commits" | cut -d ' ' -f 1)
@@ -180,9 +122,4 @@ sed 's,^,/,' "$work/paths" >"$work/patterns"
 
 write_mails
 round_trip
-if [ "${SERIES_BUILD:-1}" = 0 ]; then
-	note "SERIES_BUILD=0: the builds of each step are left out"
-else
-	build_steps
-fi
 say "done; nobody has signed the mails: whoever sends them adds a Signed-off-by"

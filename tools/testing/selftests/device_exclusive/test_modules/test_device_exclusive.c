@@ -41,7 +41,8 @@
 
 #include "test_device_exclusive_uapi.h"
 
-#ifdef CONFIG_DEVICE_EXCLUSIVE
+/* DEVEX_NO_RANGE is for the mails of the series before that with the range call. */
+#if defined(CONFIG_DEVICE_EXCLUSIVE) && !defined(DEVEX_NO_RANGE)
 #include <linux/device_exclusive.h>
 #define DEVEX_HAS_RANGE 1
 #else
