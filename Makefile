@@ -8,8 +8,8 @@ override KERNEL := $(if $(filter /%,$(KERNEL)),$(KERNEL),$(from)/$(KERNEL))
 endif
 export KERNEL ARCH BASE TESTS MAILS
 
-VERBS := demo test test-upstream test-debug test-series kunit bench shell lint series
-VERBS += apply clean
+VERBS := demo test test-upstream test-debug test-series test-configs kunit bench
+VERBS += shell lint series apply clean
 
 .PHONY: help $(VERBS)
 
@@ -19,6 +19,7 @@ help:
 	@echo 'make test-upstream     run the kernel'\''s own mm tests on both kernels, and compare'
 	@echo 'make test-debug        run the tests on kernels that look for more mistakes'
 	@echo 'make test-series       build and boot the kernel with each mail of the series'
+	@echo 'make test-configs      build it with and without each of its options'
 	@echo 'make kunit             run the KUnit tests, in user-mode Linux'
 	@echo 'make bench             measure the unpatched and the patched kernel'
 	@echo 'make shell             a shell in that VM, with the module loaded'
