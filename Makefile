@@ -9,7 +9,7 @@ endif
 export KERNEL ARCH BASE TESTS MAILS
 
 VERBS := demo test test-upstream test-debug test-series test-configs kunit bench
-VERBS += shell lint series apply clean
+VERBS += shell lint series apply release-check clean
 
 .PHONY: help $(VERBS)
 
@@ -26,6 +26,7 @@ help:
 	@echo 'make lint              check the patches, the code and the scripts'
 	@echo 'make series            write the mails to out/series, and check them'
 	@echo 'make apply KERNEL=dir  put the series onto your kernel tree as commits'
+	@echo 'make release-check     all of that, and one table (many hours)'
 	@echo 'make clean             remove out/ and the cache'
 	@echo
 	@echo 'BASE=1                 the unpatched kernel (demo, test, shell)'
