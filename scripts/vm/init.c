@@ -12,7 +12,8 @@
  *	  "suite:case"; AFTER is a case to go on behind, after a VM that died in
  *	  it. With SLOW, all takes that many times as long; with KMEMLEAK, the
  *	  last test is that nothing has leaked. The verdict goes as KTAP to a
- *	  virtio port.
+ *	  virtio port. With COLLECT, all files below that directory go to a
+ *	  second port in the end.
  * demo:  runs /programs/demo with its output on that port.
  * bench: runs /programs/bench with its output on that port, and the value of
  *	  BENCH as its argument.
@@ -29,6 +30,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <fnmatch.h>
+#include <ftw.h>
 #include <linux/types.h>
 #include <poll.h>
 #include <regex.h>
@@ -50,6 +52,7 @@
 #include <unistd.h>
 
 #define VERDICT_PORT	"/dev/vport0p1"
+#define COLLECT_PORT	"/dev/vport0p2"
 #define CGROUP		"/sys/fs/cgroup/test"
 #define KUNIT_DIR	"/sys/kernel/debug/kunit"
 #define CASE_SECONDS	60	/* time limit of one test case */
@@ -750,30 +753,45 @@ struct suite {
 static struct suite suites[MAX_SUITES];
 static unsigned int nr_suites;
 
-/* All of a file; NULL, and errno, if it cannot be read. */
-static char *read_all(const char *path)
+/* All of a file, of @len bytes; NULL, and errno, if it cannot be read. */
+static char *read_bytes(const char *path, size_t *len)
 {
-	size_t size = 0, len = 0;
+	size_t size = 0;
 	char *text = NULL;
 	ssize_t n = 0;
-	int fd;
+	int fd, ret;
 
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return NULL;
+	*len = 0;
 	do {
-		len += n;
-		if (size - len < 4096) {
+		*len += n;
+		if (size - *len < 4096) {
 			size += 65536;
 			text = realloc(text, size);
 			if (!text)
 				bail_out("no memory for %s", path);
 		}
-		n = read(fd, text + len, size - len - 1);
+		n = read(fd, text + *len, size - *len - 1);
 	} while (n > 0);
+	ret = n < 0 ? errno : 0;
 	close(fd);
-	text[len] = '\0';
+	if (ret) {
+		free(text);
+		errno = ret;
+		return NULL;
+	}
+	text[*len] = '\0';
 	return text;
+}
+
+/* The same of a file of text */
+static char *read_all(const char *path)
+{
+	size_t len;
+
+	return read_bytes(path, &len);
 }
 
 /* The result of a test case, in a line as "    not ok 3 name # SKIP reason" */
@@ -974,6 +992,55 @@ static void check_leaks(void)
 	free(leaks);
 }
 
+/*
+ * Files for the host, such as what gcov has counted. Each has a line with its
+ * size and its name before it; the line "end" tells that nothing got lost.
+ */
+
+static FILE *collected;
+
+#define UNUSED __attribute__((unused))
+
+static int collect_file(const char *path, const struct stat *st UNUSED,
+			int type, struct FTW *ftw UNUSED)
+{
+	size_t size;
+	char *data;
+
+	if (type == FTW_D || type == FTW_SL)
+		return 0;
+	data = read_bytes(path, &size);
+	if (!data) {
+		diag("%s: %m", path);
+		return -1;
+	}
+	fprintf(collected, "%zu %s\n", size, path);
+	fwrite(data, 1, size, collected);
+	free(data);
+	return 0;
+}
+
+static void collect(const char *dir)
+{
+	bool ok = false;
+
+	case_begin("collect");
+	collected = fopen(COLLECT_PORT, "we");
+	if (!collected) {
+		diag(COLLECT_PORT ": %m");
+	} else if (nftw(dir, collect_file, 16, FTW_PHYS)) {
+		diag("not all of %s can be read", dir);
+		fclose(collected);
+	} else {
+		fputs("end\n", collected);
+		ok = !ferror(collected);
+		ok = !fclose(collected) && ok;
+		if (!ok)
+			diag(COLLECT_PORT " does not take it");
+	}
+	case_end("collect", ok, "");
+}
+
 static int select_entry(const struct dirent *entry)
 {
 	return entry->d_name[0] != '.';
@@ -1018,7 +1085,7 @@ static void run_tests(void)
 		sub_end();
 	}
 
-	sub_begin("end", getenv("KMEMLEAK") ? 2 : 1);
+	sub_begin("end", 1 + !!getenv("KMEMLEAK") + !!getenv("COLLECT"));
 	case_begin("module.unload");
 	ret = unload_module();
 	if (ret)
@@ -1026,6 +1093,8 @@ static void run_tests(void)
 	case_end("module.unload", !ret, "");
 	if (getenv("KMEMLEAK"))
 		check_leaks();
+	if (getenv("COLLECT"))
+		collect(getenv("COLLECT"));
 	sub_end();
 	fprintf(verdict, "# done\n");
 }
