@@ -8,8 +8,8 @@ override KERNEL := $(if $(filter /%,$(KERNEL)),$(KERNEL),$(from)/$(KERNEL))
 endif
 export KERNEL ARCH BASE TESTS MAILS
 
-VERBS := demo test test-upstream test-debug test-series test-configs kunit bench
-VERBS += shell lint series apply release-check clean
+VERBS := demo test test-upstream test-debug test-series test-configs coverage
+VERBS += kunit bench shell lint series apply release-check clean
 
 .PHONY: help $(VERBS)
 
@@ -20,6 +20,7 @@ help:
 	@echo 'make test-debug        run the tests on kernels that look for more mistakes'
 	@echo 'make test-series       build and boot the kernel with each mail of the series'
 	@echo 'make test-configs      build it with and without each of its options'
+	@echo 'make coverage          run all tests, and say which lines of the series ran'
 	@echo 'make kunit             run the KUnit tests, in user-mode Linux'
 	@echo 'make bench             measure the unpatched and the patched kernel'
 	@echo 'make shell             a shell in that VM, with the module loaded'

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# build.sh [bench|upstream|debug|kcsan]: build what the VM of ARCH and BASE
-# needs, and leave it in out/<base or patched>-<architecture>: the kernel, and an initramfs with init,
+# build.sh [bench|upstream|debug|kcsan|coverage]: build what the VM of ARCH and
+# BASE needs, and leave it in
+# out/<base or patched>-<architecture>: the kernel, and an initramfs with init,
 # the module (built for that kernel), the kselftests and the demo (the same
 # programs for both kernels), and the list of the KUnit suites in the kernel.
 # What has not changed is not built again.
@@ -11,7 +12,9 @@
 # out/upstream/<base or patched>-<architecture>: a kernel with what the kernel's
 # own tests need, and these, from the unpatched tree for both kernels. With
 # `debug` or `kcsan`, in out/<that>/<base or patched>-<architecture>: a kernel
-# that looks for more mistakes, and the tests.
+# that looks for more mistakes, and the tests. With `coverage`, in
+# out/coverage/patched-<architecture>: a kernel that counts which lines of the
+# files that the series changes have run, and the tests.
 
 . "$(dirname "$0")/common.sh"
 
@@ -19,6 +22,32 @@ purpose=${1:-test}
 "$TOP/scripts/packages.sh" build "$ARCH"
 . "$TOP/scripts/kbuild.sh"
 cache_lock
+
+# gcov_profile: set `profile`, what make has to be told so that gcov counts the
+# files that the series changes.
+gcov_profile() {
+	local objects flags
+
+	objects=$(kgit -C "$patched" diff --name-only --diff-filter=AM \
+		pristine HEAD -- '*.c' ':!tools' ':!mm/tests' |
+		sed 's/c$/o/' | paste -s -d ' ')
+	# By the whole path of the object: GCOV_PROFILE_memory.o=y would be for
+	# arch/x86/boot/memory.o as well, which cannot count.
+	profile=("GCOV_PROFILE=\$(if \$(filter $objects,\$@),y)")
+	# What the kernel has here, and atomic counters on arm64 as well, where
+	# they would be functions that it does not have
+	flags=(-fprofile-arcs -ftest-coverage -fno-tree-loop-im
+		-fprofile-update=prefer-atomic)
+	if [ "$ARCH" = arm64 ]; then
+		flags+=(-mno-outline-atomics)
+	fi
+	# Before gcc adds the counters, it has optimized: a line such as
+	# "return -ENOMEM;" is part of another one by then, and every fifth line
+	# would not count. And of a function that is inlined in several places,
+	# gcov takes lines for not covered that are.
+	flags+=(-fdisable-tree-early_optimizations -fno-early-inlining)
+	profile+=("CFLAGS_GCOV=${flags[*]}")
+}
 
 case $ARCH in
 x86_64)
@@ -31,6 +60,7 @@ esac
 
 patched=$("$TOP/scripts/kernel.sh" patched)
 tree=$(dirname "$patched")/$FLAVOUR
+profile=()
 case $purpose in
 test)
 	obj=build-$ARCH
@@ -45,10 +75,13 @@ bench)
 		"$TOP/scripts/config/bench-$ARCH.config")
 	module=$TOP/scripts/bench/module
 	;;
-debug|kcsan)
+debug|kcsan|coverage)
 	obj=build-$purpose-$ARCH
 	out=$OUT/$purpose/$FLAVOUR-$ARCH
 	fragments=("$TOP/scripts/config/$purpose.config")
+	if [ "$purpose" = coverage ]; then
+		gcov_profile
+	fi
 	if [ "$FLAVOUR" = patched ]; then
 		fragments+=("$TOP/scripts/config/kunit.config")
 	fi
@@ -61,7 +94,7 @@ upstream)
 	module=
 	;;
 *)
-	die "usage: build.sh [bench|upstream|debug|kcsan]"
+	die "usage: build.sh [bench|upstream|debug|kcsan|coverage]"
 	;;
 esac
 build=$tree/$obj
@@ -100,13 +133,15 @@ kernel_key=$({
 	kgit -C "$tree" ls-tree HEAD:tools | grep -v -P '\ttesting$'
 	cat "$TOP/scripts/config"/{common,"$ARCH",kunit}.config \
 		"$TOP/$SELFTESTS/config" "${fragments[@]}"
+	printf %s "${profile[*]}"
 	"${cross}gcc" --version
 } | sha256sum)
 if changed "$build/device_exclusive/kernel" "$kernel_key"; then
 	need_space "$CACHE" 4 "a kernel build"
 	configure
 	progress "build the $FLAVOUR kernel for $ARCH${fragments[*]:+, $purpose}" \
-		"$logs/kernel.log" kmake "$tree" "$obj" "${image##*/}" modules
+		"$logs/kernel.log" kmake "$tree" "$obj" "${profile[@]}" \
+		"${image##*/}" modules
 	echo "$kernel_key" >"$build/device_exclusive/kernel"
 fi
 
@@ -213,7 +248,7 @@ program() {
 
 program vm init
 case $purpose in
-test|debug|kcsan)
+test|debug|kcsan|coverage)
 	tests
 	program vm demo
 	;;

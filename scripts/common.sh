@@ -108,6 +108,20 @@ verdicts() {
 		END { died() }' "$1"
 }
 
+# totals LOG...: the sum of the totals that end these logs. One that has none is a
+# failure.
+totals() {
+	local log
+
+	for log; do
+		tail -n 1 "$log" |
+			grep -E '^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$' ||
+			echo "0 passed, 1 failed, 0 skipped"
+	done | awk '
+		{ p += $1; f += $3; s += $5 }
+		END { print p " passed, " f " failed, " s " skipped" }'
+}
+
 # Two runs at once must not build in the same place. The scripts that a
 # script runs meanwhile go by its lock.
 cache_lock() {

@@ -11,6 +11,8 @@ import re
 import subprocess
 import sys
 
+from series_lines import series_lines
+
 FRAME = re.compile(r'^\s*([A-Za-z_][\w.]*)\+0x([0-9a-f]+)/0x[0-9a-f]+(?: \[(\w+)\])?')
 ACCESS = re.compile(r' to 0x[0-9a-f]+ of \d+ bytes by ')
 DEPTH = 2       # frames of each access: it, and who called
@@ -19,21 +21,6 @@ DEPTH = 2       # frames of each access: it, and who called
 def run(*command):
     return subprocess.run(command, check=True, stdout=subprocess.PIPE,
                           text=True).stdout
-
-
-def series_lines(tree):
-    """The lines of TREE that the series has added or changed: {file: {line}}"""
-    lines = collections.defaultdict(set)
-    file = None
-    for text in run('git', '-C', tree, 'diff', '-U0', 'pristine', 'HEAD',
-                    '--', '*.[ch]').splitlines():
-        if text.startswith('+++ b/'):
-            file = text[6:]
-        hunk = re.match(r'@@ -\S+ \+(\d+)(?:,(\d+))? @@', text)
-        if hunk:
-            first = int(hunk.group(1))
-            lines[file].update(range(first, first + int(hunk.group(2) or 1)))
-    return lines
 
 
 class Kernel:

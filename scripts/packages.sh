@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # packages.sh GROUP...: install the Debian packages that are missing. Groups:
-# build, clang, kunit, lint, bench, and x86_64 or arm64 (to build for it and run it).
+# build, clang, kunit, coverage, lint, bench, and x86_64 or arm64 (to build for it
+# and run it).
 
 . "$(dirname "$0")/common.sh"
 

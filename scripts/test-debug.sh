@@ -10,7 +10,7 @@
 export DX_VM_TIMEOUT=${DX_VM_TIMEOUT:-14400}
 mkdir -p "$OUT"
 status=0
-totals=()
+logs=()
 for checks in debug kcsan; do
 	tests=${TESTS:-}
 	if [ $checks = kcsan ]; then
@@ -18,10 +18,7 @@ for checks in debug kcsan; do
 	fi
 	log=$OUT/test-$checks.log
 	TESTS=$tests "$TOP/scripts/test.sh" $checks | tee "$log" || status=1
-	totals+=("$(grep -E '^[0-9]+ passed, [0-9]+ failed, ' "$log" |
-		tail -n 1)") || status=1
+	logs+=("$log")
 done
-awk '{ p += $1; f += $3; s += $5 }
-	END { print p " passed, " f " failed, " s " skipped" }' \
-	< <(printf '%s\n' "${totals[@]}")
+totals "${logs[@]}"
 exit $status

@@ -1,10 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# test.sh [debug|kcsan]: build, run the tests in the VM, and judge. With debug or
-# kcsan, on a kernel that looks for more mistakes. With BASE=1, on the
-# unpatched kernel, exactly the tests that are listed in fails-on-base.$ARCH
-# must fail, and count as passed when they do. One that is listed with a ~ is a
-# race, which may be won or lost. The last line is the totals.
+# test.sh [debug|kcsan|coverage]: build, run the tests in the VM, and judge. With
+# debug or kcsan, on a kernel that looks for more mistakes; with coverage, on one
+# that counts which lines have run. With BASE=1, on the unpatched kernel, exactly
+# the tests that are listed in fails-on-base.$ARCH must fail, and count as passed
+# when they do. One that is listed with a ~ is a race, which may be won or lost.
+# The last line is the totals.
 
 . "$(dirname "$0")/common.sh"
 

@@ -5,7 +5,8 @@
 # demo.txt or $BENCH.txt beside the console.log; a VM that does not get to its
 # end fails. TESTS=glob selects tests; AFTER=test goes on behind the one that an
 # earlier VM died in, and adds to its verdict. BENCH is icount or smp.
-# DX_VM_TIMEOUT=seconds is the time limit.
+# DX_VM_TIMEOUT=seconds is the time limit. CHECKS says which kernel test runs
+# on: see test.sh. With CHECKS=coverage, the file `collected` is beside the verdict.
 
 . "$(dirname "$0")/common.sh"
 
@@ -82,6 +83,9 @@ command -v "${qemu[0]}" >/dev/null ||
 cmdline=("console=$tty" panic=-1 nokaslr log_buf_len=1M "VM_MODE=$mode"
 	"FLAVOUR=$FLAVOUR")
 memory=3072
+ports=(-device virtio-serial-pci
+	-chardev "file,id=verdict,path=/dev/stdout"
+	-device "virtserialport,chardev=verdict,name=verdict")
 tcg=(-accel "tcg,thread=multi" -smp 2)
 if [ "$mode" = bench ]; then
 	cmdline+=("BENCH=$BENCH" norandmaps randomize_kstack_offset=off)
@@ -103,9 +107,16 @@ if [ -n "${CHECKS:-}" ]; then
 		sysctl.kernel.hung_task_timeout_secs=600
 		rcupdate.rcu_cpu_stall_timeout=300)
 fi
-if [ "${CHECKS:-}" = debug ]; then
+case ${CHECKS:-} in
+debug)
 	cmdline+=(KMEMLEAK=1)
-fi
+	;;
+coverage)
+	cmdline+=(COLLECT=/sys/kernel/debug/gcov)
+	ports+=(-chardev "file,id=collected,path=$out/collected"
+		-device "virtserialport,chardev=collected,name=collected")
+	;;
+esac
 case $FLAVOUR-$mode-${CHECKS:-} in
 *-shell-*|*-upstream-*|*-kcsan)
 	;;
@@ -140,9 +151,7 @@ start=$SECONDS
 status=0
 timeout --foreground --kill-after=10 "$limit" "${qemu[@]}" \
 	-monitor none -chardev "file,id=console,path=$console,append=on" \
-	-serial chardev:console \
-	-device virtio-serial-pci -chardev file,id=verdict,path=/dev/stdout \
-	-device virtserialport,chardev=verdict,name=verdict \
+	-serial chardev:console "${ports[@]}" \
 	-append "${cmdline[*]}" </dev/null 2>"$out/qemu.log" |
 	tee -a "$verdict" || status=${PIPESTATUS[0]}
 
