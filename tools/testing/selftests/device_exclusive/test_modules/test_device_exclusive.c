@@ -277,7 +277,9 @@ static int devex_reserve(struct devex *dev, unsigned long index,
 	int err;
 
 	for (i = 0; i < npages; i++) {
-		err = xa_reserve(&dev->mirror, index + i, GFP_KERNEL);
+		cond_resched();
+		err = fatal_signal_pending(current) ? -EINTR :
+		      xa_reserve(&dev->mirror, index + i, GFP_KERNEL);
 		if (err) {
 			devex_unreserve(dev, index, i);
 			return err;
