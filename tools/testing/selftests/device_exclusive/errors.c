@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What cannot be made exclusive, and what the device does with nonsense: the
- * right errno, and nothing else.
+ * What cannot be made exclusive, and what the device cannot do at the moment:
+ * the right errno, and nothing else.
  */
 #include "kselftest_harness.h"
 #include <fcntl.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 
 #include "devex_util.h"
@@ -242,19 +241,6 @@ FIXTURE_TEARDOWN(ioctl)
 	memory_unmap(&self->mem);
 }
 
-static int try_ioctl(int dev, unsigned long cmd, void *arg)
-{
-	return ioctl(dev, cmd, arg) ? -errno : 0;
-}
-
-static const unsigned long range_commands[] = {
-	DEVEX_IOC_MAKE,
-	DEVEX_IOC_PIN,
-	DEVEX_IOC_UNPIN,
-	DEVEX_IOC_POISON,
-	DEVEX_IOC_MIGRATE,
-};
-
 /* Nothing happened. */
 static void expect_idle(struct __test_metadata *_metadata, int dev,
 			const struct memory *mem)
@@ -269,208 +255,6 @@ static void expect_idle(struct __test_metadata *_metadata, int dev,
 	EXPECT_EQ(0, counters.stored);
 	EXPECT_EQ(0, memory_count(mem, PAGE_EXCLUSIVE));
 	EXPECT_EQ(0, memory_wrong(mem, SEED));
-}
-
-/* Of @good, one field at a time is wrong. */
-TEST_F(ioctl, bad_range)
-{
-	struct devex_range good = {
-		.addr = (uintptr_t)self->mem.addr,
-		.size = 2 * page_size(),
-	};
-	const uint64_t low = page_size(), top = -2 * page_size();
-	const struct {
-		struct devex_range range;
-		int error;
-	} bad[] = {
-		{ { good.addr + 1, good.size, 0, 0, 0 }, -EINVAL },
-		{ { good.addr + 8, good.size, 0, 0, 0 }, -EINVAL },
-		{ { good.addr, 0, 0, 0, 0 }, -EINVAL },
-		{ { good.addr, 1, 0, 0, 0 }, -EINVAL },
-		{ { good.addr, good.size - 1, 0, 0, 0 }, -EINVAL },
-		{ { good.addr, -low, 0, 0, 0 }, -EINVAL },
-		{ { top, 2 * low, 0, 0, 0 }, -EINVAL },
-		{ { top, 4 * low, 0, 0, 0 }, -EINVAL },
-		{ { top, low, 0, 0, 0 }, -EFAULT },
-		{ { 1ULL << 63, low, 0, 0, 0 }, -EFAULT },
-		{ { good.addr, 1ULL << 62, 0, 0, 0 }, -EFAULT },
-		{ { good.addr, good.size, 1U << 4, 0, 0 }, -EINVAL },
-		{ { good.addr, good.size, 1U << 31, 0, 0 }, -EINVAL },
-		{ { good.addr, good.size,
-		    DEVEX_RANGE_LOCKED | DEVEX_RANGE_WAIT, 0, 0 }, -EINVAL },
-		{ { good.addr, good.size, 0, 1, 0 }, -EINVAL },
-		{ { good.addr, good.size, 0, 1U << 31, 0 }, -EINVAL },
-	};
-	struct devex_range range;
-	unsigned long cmd;
-	size_t i, j;
-
-	for (i = 0; i < ARRAY_SIZE(range_commands); i++) {
-		cmd = range_commands[i];
-		for (j = 0; j < ARRAY_SIZE(bad); j++) {
-			range = bad[j].range;
-			EXPECT_EQ(bad[j].error,
-				  try_ioctl(self->dev, cmd, &range))
-				TH_LOG("command %#lx, number %zu", cmd, j);
-		}
-		/* Only DEVEX_IOC_MAKE takes any flags. */
-		if (cmd == DEVEX_IOC_MAKE)
-			continue;
-		for (j = 0; j < 4; j++) {
-			range = good;
-			range.flags = 1U << j;
-			EXPECT_EQ(-EINVAL, try_ioctl(self->dev, cmd, &range));
-		}
-	}
-	expect_idle(_metadata, self->dev, &self->mem);
-}
-
-TEST_F(ioctl, bad_add)
-{
-	const uint64_t addr = (uintptr_t)self->mem.addr;
-	const struct {
-		struct devex_add add;
-		int error;
-	} bad[] = {
-		{ { addr + 1, 1, 1, 0, 0, 0 }, -EINVAL },
-		{ { addr + 4, 1, 1, 0, 0, 0 }, -EINVAL },
-		{ { addr, 1, 1, 0, 0, 1 }, -EINVAL },
-		{ { addr, 1, 1, 0, 0, 1ULL << 63 }, -EINVAL },
-		{ { 1ULL << 63, 1, 1, 0, 0, 0 }, -EFAULT },
-		{ { -8ULL, 1, 1, 0, 0, 0 }, -EFAULT },
-		{ { 0, 1, 1, 0, 0, 0 }, -EFAULT },
-	};
-	struct devex_add add;
-	size_t i;
-
-	for (i = 0; i < ARRAY_SIZE(bad); i++) {
-		add = bad[i].add;
-		EXPECT_EQ(bad[i].error,
-			  try_ioctl(self->dev, DEVEX_IOC_ADD, &add))
-			TH_LOG("number %zu", i);
-	}
-	expect_idle(_metadata, self->dev, &self->mem);
-}
-
-TEST_F(ioctl, bad_dma)
-{
-	const uint64_t addr = (uintptr_t)self->mem.addr, size = page_size();
-	uint64_t word = 0, buf = (uintptr_t)&word;
-	struct memory one = memory_part(&self->mem, 0, 1);
-	const struct {
-		struct devex_dma dma;
-		int error;
-	} bad[] = {
-		{ { addr, 0, buf, 0, 0 }, -EINVAL },
-		{ { addr, -1ULL, buf, 0, 0 }, -EINVAL },
-		{ { addr, 8, buf, 1U << 1, 0 }, -EINVAL },
-		{ { addr, 8, buf, 1U << 31, 0 }, -EINVAL },
-		{ { addr, 8, buf, 0, 1 }, -EINVAL },
-		{ { addr - 8, 8, buf, 0, 0 }, -ENOENT },
-		{ { addr - 8, 16, buf, 0, 0 }, -ENOENT },
-		{ { addr + size, 8, buf, 0, 0 }, -ENOENT },
-		{ { addr + size - 8, 16, buf, 0, 0 }, -ENOENT },
-		{ { addr, 1ULL << 62, buf, 0, 0 }, -ENOENT },
-		{ { addr, 8, 0, 0, 0 }, -EFAULT },
-		{ { addr, 8, 1ULL << 63, 0, 0 }, -EFAULT },
-		{ { addr, 8, 0, DEVEX_DMA_READ, 0 }, -EFAULT },
-	};
-	struct devex_dma dma;
-	size_t i;
-
-	/* Nothing is pinned yet. */
-	EXPECT_EQ(-ENOENT, device_write(self->dev, one.addr, &word, 8));
-	EXPECT_EQ(-ENOENT, device_read(self->dev, one.addr, &word, 8));
-
-	ASSERT_EQ(0, device_pin(self->dev, &one));
-	for (i = 0; i < ARRAY_SIZE(bad); i++) {
-		dma = bad[i].dma;
-		EXPECT_EQ(bad[i].error,
-			  try_ioctl(self->dev, DEVEX_IOC_DMA, &dma))
-			TH_LOG("number %zu", i);
-	}
-	EXPECT_EQ(0, device_read(self->dev, one.addr + size - 8, &word, 8));
-	EXPECT_EQ(memory_value(SEED, 0, size / 8 - 1), word);
-	ASSERT_EQ(0, device_unpin(self->dev, &one));
-	expect_idle(_metadata, self->dev, &self->mem);
-}
-
-TEST_F(ioctl, bad_query)
-{
-	const uint64_t addr = (uintptr_t)self->mem.addr, size = page_size();
-	uint8_t byte;
-	const uint64_t held = (uintptr_t)&byte;
-	const struct {
-		struct devex_query query;
-		int error;
-	} bad[] = {
-		{ { addr + 1, size, held, 0 }, -EINVAL },
-		{ { addr, 0, held, 0 }, -EINVAL },
-		{ { addr, size + 1, held, 0 }, -EINVAL },
-		{ { addr, -size, held, 0 }, -EINVAL },
-		{ { addr, size, held, 1 }, -EINVAL },
-		{ { 1ULL << 63, size, held, 0 }, -EFAULT },
-		{ { addr, size, 0, 0 }, -EFAULT },
-		{ { addr, size, 1ULL << 63, 0 }, -EFAULT },
-	};
-	struct devex_counters counters = { .reserved = 1 };
-	struct devex_query query;
-	size_t i;
-
-	for (i = 0; i < ARRAY_SIZE(bad); i++) {
-		query = bad[i].query;
-		EXPECT_EQ(bad[i].error,
-			  try_ioctl(self->dev, DEVEX_IOC_QUERY, &query))
-			TH_LOG("number %zu", i);
-	}
-	EXPECT_EQ(-EINVAL,
-		  try_ioctl(self->dev, DEVEX_IOC_COUNTERS, &counters));
-	expect_idle(_metadata, self->dev, &self->mem);
-}
-
-/* The argument itself is not there. */
-TEST_F(ioctl, bad_pointer)
-{
-	static const unsigned long commands[] = {
-		DEVEX_IOC_MAKE, DEVEX_IOC_PIN, DEVEX_IOC_UNPIN,
-		DEVEX_IOC_POISON, DEVEX_IOC_MIGRATE, DEVEX_IOC_ADD,
-		DEVEX_IOC_DMA, DEVEX_IOC_QUERY, DEVEX_IOC_COUNTERS,
-	};
-	size_t i;
-
-	for (i = 0; i < ARRAY_SIZE(commands); i++) {
-		EXPECT_EQ(-EFAULT, try_ioctl(self->dev, commands[i], NULL));
-		EXPECT_EQ(-EFAULT, try_ioctl(self->dev, commands[i],
-					     (void *)(1UL << 63)));
-		EXPECT_EQ(-EFAULT, try_ioctl(self->dev, commands[i],
-					     (void *)-page_size()));
-	}
-	expect_idle(_metadata, self->dev, &self->mem);
-}
-
-TEST_F(ioctl, unknown)
-{
-	struct devex_range range = {
-		.addr = (uintptr_t)self->mem.addr,
-		.size = page_size(),
-	};
-
-	/* Another number, another size, another direction, another type */
-	EXPECT_EQ(-ENOTTY, try_ioctl(self->dev,
-				     _IOWR('x', 0x7f, struct devex_range),
-				     &range));
-	EXPECT_EQ(-ENOTTY, try_ioctl(self->dev,
-				     _IOWR('x', 0x00, struct devex_add),
-				     &range));
-	EXPECT_EQ(-ENOTTY, try_ioctl(self->dev,
-				     _IOW('x', 0x00, struct devex_range),
-				     &range));
-	EXPECT_EQ(-ENOTTY, try_ioctl(self->dev,
-				     _IOWR('y', 0x00, struct devex_range),
-				     &range));
-	EXPECT_EQ(-ENOTTY, try_ioctl(self->dev, 0, &range));
-	EXPECT_EQ(-ENOTTY, try_ioctl(self->dev, -1U, &range));
-	expect_idle(_metadata, self->dev, &self->mem);
 }
 
 /* Pins of one device do not overlap. */
