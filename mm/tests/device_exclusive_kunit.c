@@ -19,6 +19,7 @@
 #include <linux/mman.h>
 #include <linux/mmu_notifier.h>
 #include <linux/pagemap.h>
+#include <linux/prandom.h>
 #include <linux/sched/signal.h>
 #include <linux/shmem_fs.h>
 #include <linux/swap.h>
@@ -1858,6 +1859,337 @@ static struct kunit_case error_cases[] = {
 };
 
 /*
+ * Parameters at their limits, and random ones
+ */
+
+/* Where there is no VMA: the ends of the address space, and what is behind it */
+static const unsigned long nowhere[] = {
+	0,
+	PAGE_SIZE,
+	1UL << (BITS_PER_LONG - 2),
+	1UL << (BITS_PER_LONG - 1),
+	-3 * PAGE_SIZE,
+	-2 * PAGE_SIZE,
+	-PAGE_SIZE,
+};
+
+static void expect_limit(struct kunit *test, unsigned long start,
+			 unsigned long end, unsigned int flags, long expected)
+{
+	struct exclusive_test *t = test->priv;
+	long ret;
+
+	t->range.start = start;
+	t->range.end = end;
+	t->range.flags = flags;
+	mmap_read_lock(t->mm);
+	ret = call_make(t);
+	mmap_read_unlock(t->mm);
+	expect_result(test, ret, expected);
+	unlock_range(test, ret);
+	if (ret != expected)
+		kunit_info(test, "from %lx to %lx, flags %x", start, end, flags);
+}
+
+static void limits_of_range(struct kunit *test)
+{
+	struct exclusive_test *t = test->priv;
+	unsigned long last = PAGE_ALIGN_DOWN(TASK_SIZE) - PAGE_SIZE;
+	unsigned long base = t->base, i, j;
+
+	write_pages(test, 0, 4);
+	map_hole(test, 4);
+	for (i = 0; i < BITS_PER_TYPE(t->range.flags); i++)
+		expect_limit(test, base, base + PAGE_SIZE, 1U << i, -EINVAL);
+	for (i = 1; i < PAGE_SIZE; i *= 2) {
+		expect_limit(test, base + i, base + PAGE_SIZE, 0, -EINVAL);
+		expect_limit(test, base - i, base + PAGE_SIZE, 0, -EINVAL);
+		expect_limit(test, base, base + i, 0, -EINVAL);
+		expect_limit(test, base, base + PAGE_SIZE - i, 0, -EINVAL);
+		expect_limit(test, base, -i, 0, -EINVAL);
+	}
+	/* All that is possible, behind which the end comes before the start */
+	for (i = 0; i < ARRAY_SIZE(nowhere); i++)
+		for (j = 0; j < ARRAY_SIZE(nowhere); j++)
+			expect_limit(test, nowhere[i], nowhere[j], 0,
+				     i < j ? -EFAULT : -EINVAL);
+	expect_limit(test, last, last + PAGE_SIZE, 0, -EFAULT);
+	expect_limit(test, last + PAGE_SIZE, -PAGE_SIZE, 0, -EFAULT);
+	expect_limit(test, -PAGE_SIZE, 0, 0, -EINVAL);
+	KUNIT_EXPECT_EQ(test, count_exclusive(t, 0, 4), 0);
+
+	/* The end may be anywhere. */
+	expect_limit(test, base, base + 4 * PAGE_SIZE, 0, 4);
+	expect_limit(test, base, base + 5 * PAGE_SIZE, 0, 4);
+	expect_limit(test, base, last + PAGE_SIZE, 0, 4);
+	expect_limit(test, base + PAGE_SIZE, -PAGE_SIZE, 0, 3);
+	expect_limit(test, base + 4 * PAGE_SIZE, -PAGE_SIZE, 0, -EFAULT);
+	expect_written(test, 0, 4);
+}
+
+/* Like make_range() and unlock_range(), for one page; @expected: 1 or an error */
+static void expect_single(struct kunit *test, unsigned long addr, long expected)
+{
+	struct exclusive_test *t = test->priv;
+	unsigned long nr = (addr - t->base) / PAGE_SIZE;
+	struct folio *folio = NULL;
+	struct page *page;
+
+	mmap_read_lock(t->mm);
+	page = make_device_exclusive(t->mm, addr, t, &folio);
+	mmap_read_unlock(t->mm);
+	if (IS_ERR(page)) {
+		KUNIT_EXPECT_EQ(test, PTR_ERR(page), expected);
+		KUNIT_EXPECT_NULL(test, folio);
+		return;
+	}
+	KUNIT_EXPECT_EQ(test, expected, 1);
+	KUNIT_EXPECT_PTR_EQ(test, page, page_at(t, nr));
+	KUNIT_EXPECT_PTR_EQ(test, folio, page_folio(page));
+	KUNIT_EXPECT_TRUE(test, folio_test_locked(folio));
+	KUNIT_EXPECT_EQ(test, count_exclusive(t, nr, 1), 1);
+	folio_unlock(folio);
+	folio_put(folio);
+}
+
+/* Its address need not be aligned. */
+static void limits_of_single_page(struct kunit *test)
+{
+	struct exclusive_test *t = test->priv;
+	unsigned long i;
+
+	write_pages(test, 0, 2);
+	map_hole(test, 2);
+	for (i = 0; i < ARRAY_SIZE(nowhere); i++) {
+		expect_single(test, nowhere[i], -EFAULT);
+		expect_single(test, nowhere[i] + PAGE_SIZE - 1, -EFAULT);
+	}
+	expect_single(test, PAGE_ALIGN_DOWN(TASK_SIZE) - 1, -EFAULT);
+	expect_single(test, TASK_SIZE, -EFAULT);
+	expect_single(test, addr_of(t, 2), -EFAULT);
+	KUNIT_EXPECT_EQ(test, count_exclusive(t, 0, 2), 0);
+
+	expect_single(test, addr_of(t, 2) - 1, 1);
+	KUNIT_EXPECT_EQ(test, count_exclusive(t, 0, 2), 1);
+	expect_single(test, addr_of(t, 0) + 1, 1);
+	expect_single(test, addr_of(t, 0), 1);
+	expect_written(test, 0, 2);
+}
+
+/* What is not a number of pages is nothing to unlock. */
+static void limits_of_unlock(struct kunit *test)
+{
+	static const long nothing[] = { 0, -1, -EFAULT, -MAX_ERRNO, LONG_MIN };
+	struct exclusive_test *t = test->priv;
+	struct folio *folio;
+	unsigned long i;
+	int refs;
+
+	write_pages(test, 0, 1);
+	folio = folio_at(test, 0);
+	lru_add_drain_all();
+	refs = folio_ref_count(folio);
+	make_exclusive(test, 0, 1);
+	t->lock_depth = lockdep_depth(current);
+	for (i = 0; i < ARRAY_SIZE(nothing); i++) {
+		device_exclusive_range_unlock(&t->range, nothing[i]);
+		expect_held(test, false);
+	}
+	lru_add_drain_all();
+	KUNIT_EXPECT_EQ(test, folio_ref_count(folio), refs);
+	KUNIT_EXPECT_EQ(test, count_exclusive(t, 0, 1), 1);
+	expect_written(test, 0, 1);
+}
+
+/* Random calls go to that many pages, with obstacles between them. */
+#define RANDOM_PAGES	64
+#define RANDOM_CALLS	10000
+
+/**
+ * struct random_calls - what the next random call depends on, and expects
+ * @rnd: for random numbers
+ * @error: of a page that cannot be made exclusive, else 0
+ * @written: the page has been written to
+ */
+struct random_calls {
+	struct rnd_state rnd;
+	long error[RANDOM_PAGES + 1];
+	bool written[RANDOM_PAGES];
+};
+
+static u32 random_below(struct random_calls *calls, u32 limit)
+{
+	return prandom_u32_state(&calls->rnd) % limit;
+}
+
+static void random_map(struct kunit *test, struct random_calls *calls)
+{
+	static const struct {
+		unsigned long nr;
+		void (*map)(struct kunit *test, unsigned long nr);
+		long error;
+	} places[] = {
+		{ 9, map_hole, -EFAULT },
+		{ 17, map_read_only, -EFAULT },
+		{ 18, map_no_access, -EFAULT },
+		{ 29, map_guard, -EFAULT },
+		{ 38, map_shared, -EOPNOTSUPP },
+		{ 47, map_pfns, -EOPNOTSUPP },
+		{ 48, map_io, -EOPNOTSUPP },
+		{ 60, map_shared_read_only, -EFAULT },
+		{ RANDOM_PAGES, map_hole, -EFAULT },
+	};
+	unsigned long i;
+
+	for (i = 0; i < ARRAY_SIZE(places); i++) {
+		places[i].map(test, places[i].nr);
+		calls->error[places[i].nr] = places[i].error;
+	}
+}
+
+/* A CPU writes to a page, reads it, or throws it away. */
+static void random_access(struct kunit *test, struct random_calls *calls)
+{
+	struct exclusive_test *t = test->priv;
+	u32 nr = random_below(calls, RANDOM_PAGES);
+
+	if (calls->error[nr])
+		return;
+	switch (random_below(calls, 4)) {
+	case 0:
+		KUNIT_ASSERT_EQ(test, do_madvise(t->mm, addr_of(t, nr),
+						 PAGE_SIZE, MADV_DONTNEED), 0);
+		calls->written[nr] = false;
+		break;
+	case 1:
+		write_pages(test, nr, 1);
+		calls->written[nr] = true;
+		break;
+	default:
+		if (calls->written[nr])
+			expect_written(test, nr, 1);
+		else
+			read_zeros(test, nr, 1);
+	}
+}
+
+/* A page or, now and then, somewhere else; and seldom not aligned */
+static unsigned long random_address(struct exclusive_test *t,
+				    struct random_calls *calls)
+{
+	unsigned long addr = addr_of(t, random_below(calls, RANDOM_PAGES + 1));
+
+	if (!random_below(calls, 16))
+		addr = nowhere[random_below(calls, ARRAY_SIZE(nowhere))];
+	if (!random_below(calls, 16))
+		addr += random_below(calls, PAGE_SIZE);
+	return addr;
+}
+
+/* What a call has to return: an error, or how many pages there are in a row */
+static long random_expect(struct exclusive_test *t, struct random_calls *calls,
+			  unsigned long start, unsigned long end)
+{
+	unsigned long nr = (start - t->base) / PAGE_SIZE, first = nr;
+
+	if (start >= end || !PAGE_ALIGNED(start) || !PAGE_ALIGNED(end))
+		return -EINVAL;
+	if (start < t->base || nr > RANDOM_PAGES)
+		return -EFAULT;
+	while (addr_of(t, nr) < end && !calls->error[nr])
+		nr++;
+	return nr == first ? calls->error[first] : nr - first;
+}
+
+static void random_range(struct kunit *test, struct random_calls *calls)
+{
+	struct exclusive_test *t = test->priv;
+	unsigned long start = random_address(t, calls), end;
+	unsigned int flags = 0;
+	long expected;
+
+	end = start + (1 + random_below(calls, 16)) * PAGE_SIZE;
+	if (!random_below(calls, 4))
+		end = random_address(t, calls);
+	expected = random_expect(t, calls, start, end);
+	if (!random_below(calls, 32)) {
+		flags = 1 + random_below(calls, U32_MAX);
+		expected = -EINVAL;
+	}
+	expect_limit(test, start, end, flags, expected);
+}
+
+static void random_single(struct kunit *test, struct random_calls *calls)
+{
+	struct exclusive_test *t = test->priv;
+	unsigned long addr = random_address(t, calls);
+	unsigned long start = PAGE_ALIGN_DOWN(addr);
+
+	/* The last page of all ends at 0. */
+	expect_single(test, addr, start == -PAGE_SIZE ? -EFAULT :
+		      random_expect(t, calls, start, start + PAGE_SIZE));
+}
+
+/* Nothing is left of the calls but exclusive pages, with what was in them. */
+static void random_check(struct kunit *test, struct random_calls *calls)
+{
+	struct exclusive_test *t = test->priv;
+	unsigned long i, locked = 0, held = 0;
+	struct folio *folio;
+
+	lru_add_drain_all();
+	for (i = 0; i < RANDOM_PAGES; i++) {
+		if (calls->error[i] || !page_at(t, i) ||
+		    is_zero_pfn(page_to_pfn(page_at(t, i))))
+			continue;
+		folio = page_folio(page_at(t, i));
+		locked += folio_test_locked(folio);
+		held += folio_ref_count(folio) != folio_mapcount(folio);
+	}
+	KUNIT_EXPECT_EQ(test, locked, 0);
+	KUNIT_EXPECT_EQ(test, held, 0);
+	for (i = 0; i < RANDOM_PAGES; i++) {
+		if (calls->written[i])
+			expect_written(test, i, 1);
+		else if (!calls->error[i])
+			read_zeros(test, i, 1);
+	}
+	KUNIT_EXPECT_EQ(test, count_exclusive(t, 0, RANDOM_PAGES), 0);
+}
+
+static void random_calls(struct kunit *test)
+{
+	struct random_calls *calls;
+	unsigned int i;
+
+	calls = kunit_kzalloc(test, sizeof(*calls), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, calls);
+	prandom_seed_state(&calls->rnd, 1);
+	random_map(test, calls);
+	for (i = 0; i < RANDOM_CALLS; i++) {
+		random_access(test, calls);
+		if (random_below(calls, 4))
+			random_range(test, calls);
+		else
+			random_single(test, calls);
+		/* One is enough to find out what is wrong. */
+		if (test->status == KUNIT_FAILURE) {
+			kunit_info(test, "that was call %u", i);
+			break;
+		}
+	}
+	random_check(test, calls);
+}
+
+static struct kunit_case limit_cases[] = {
+	KUNIT_CASE(limits_of_range),
+	KUNIT_CASE(limits_of_single_page),
+	KUNIT_CASE(limits_of_unlock),
+	KUNIT_CASE_SLOW(random_calls),
+	{}
+};
+
+/*
  * CPU accesses
  */
 
@@ -2006,6 +2338,12 @@ static struct kunit_suite error_suite = {
 	.test_cases = error_cases,
 };
 
+static struct kunit_suite limit_suite = {
+	.name = "device_exclusive_limits",
+	.init = exclusive_test_init,
+	.test_cases = limit_cases,
+};
+
 static struct kunit_suite access_suite = {
 	.name = "device_exclusive_access",
 	.init = exclusive_test_init,
@@ -2013,7 +2351,7 @@ static struct kunit_suite access_suite = {
 };
 
 kunit_test_suites(&entry_suite, &revert_suite, &range_suite, &error_suite,
-		  &access_suite);
+		  &limit_suite, &access_suite);
 
 MODULE_DESCRIPTION("Tests for device-exclusive memory");
 MODULE_LICENSE("GPL");
