@@ -300,10 +300,13 @@ static unsigned long count_present(struct exclusive_test *t,
 /* Exchange what is mapped at two places of one page table. */
 static void swap_ptes(struct kunit *test, unsigned long a, unsigned long b)
 {
-	pte_t pte = read_pte(test->priv, a);
+	pte_t first = read_pte(test->priv, a);
+	pte_t second = read_pte(test->priv, b);
 
-	write_pte(test, a, read_pte(test->priv, b));
-	write_pte(test, b, pte);
+	/* No anonymous page may be writable at two places, not for a moment. */
+	write_pte(test, b, __pte(0));
+	write_pte(test, a, second);
+	write_pte(test, b, first);
 }
 
 /* As a page fault would map @folio at page @nr, where nothing is. */
