@@ -37,11 +37,13 @@
 
 /*
  * SWP_DEVICE_EXCLUSIVE: the last type but PTE markers, of 32. The types of
- * device-private memory come before it.
+ * device-private memory come before it, and those of migration before these.
  */
 #define TYPE_EXCLUSIVE	30
 #define TYPE_PRIVATE_WRITE	28
 #define TYPE_PRIVATE_READ	29
+#define TYPE_MIGRATION_FIRST	25
+#define TYPE_MIGRATION_LAST	27
 
 #define KPF_HEAD	BIT_ULL(15)
 #define KPF_TAIL	BIT_ULL(16)
@@ -241,6 +243,8 @@ static enum page_state entry_state(uint64_t entry, unsigned int areas)
 		return PAGE_EXCLUSIVE;
 	if (type == TYPE_PRIVATE_WRITE || type == TYPE_PRIVATE_READ)
 		return PAGE_PRIVATE;
+	if (type >= TYPE_MIGRATION_FIRST && type <= TYPE_MIGRATION_LAST)
+		return PAGE_MIGRATING;
 	if (type < areas)
 		return PAGE_SWAPPED;
 	complain("an entry of swap type %u, which does not exist", type);

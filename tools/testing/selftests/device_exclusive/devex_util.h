@@ -111,6 +111,7 @@ enum page_state {
 	PAGE_SWAPPED,
 	PAGE_EXCLUSIVE,
 	PAGE_PRIVATE,	/* in the memory of a device */
+	PAGE_MIGRATING,	/* on its way to another page frame */
 	PAGE_OTHER,	/* an entry that no page may have here */
 };
 
