@@ -6,10 +6,10 @@ from := $(or $(PWD),$(CURDIR))
 ifneq ($(KERNEL),)
 override KERNEL := $(if $(filter /%,$(KERNEL)),$(KERNEL),$(from)/$(KERNEL))
 endif
-export KERNEL ARCH BASE TESTS MAILS
+export KERNEL ARCH BASE TESTS MAILS MINUTES SEED STEPS BREAK CHECKS
 
 VERBS := demo test test-upstream test-debug test-series test-configs coverage
-VERBS += kunit bench shell lint series apply release-check clean
+VERBS += stress kunit bench shell lint series apply release-check clean
 
 .PHONY: help $(VERBS)
 
@@ -21,6 +21,7 @@ help:
 	@echo 'make test-series       build and boot the kernel with each mail of the series'
 	@echo 'make test-configs      build it with and without each of its options'
 	@echo 'make coverage          run all tests, and say which lines of the series ran'
+	@echo 'make stress            everything at once and at random, against a model'
 	@echo 'make kunit             run the KUnit tests, in user-mode Linux'
 	@echo 'make bench             measure the unpatched and the patched kernel'
 	@echo 'make shell             a shell in that VM, with the module loaded'
@@ -30,12 +31,13 @@ help:
 	@echo 'make release-check     all of that, and one table (many hours)'
 	@echo 'make clean             remove out/ and the cache'
 	@echo
-	@echo 'BASE=1                 the unpatched kernel (demo, test, shell)'
+	@echo 'BASE=1                 the unpatched kernel (demo, test, stress, shell)'
 	@echo 'ARCH=x86_64 or arm64   the architecture; without it, that of this machine'
 	@echo 'KERNEL=dir             your Linux 7.3 tree rather than Debian'\''s; it is only'
 	@echo '                       read, except by make apply'
 	@echo "TESTS='fork:*'         the tests with such names (test*, kunit)"
 	@echo "MAILS='0001*'          the mails with such names (test-series)"
+	@echo 'MINUTES=n SEED=s       how long, and which steps (stress)'
 
 $(VERBS):
 	@scripts/$@.sh

@@ -284,6 +284,7 @@ fi
 			echo "file /tests/$test $common/tests/$test 0755 0 0"
 		done <"$common/tests.list"
 		echo "file /programs/demo $common/demo 0755 0 0"
+		echo "file /programs/stress $common/tests/stress 0755 0 0"
 	elif [ "$purpose" = upstream ]; then
 		echo "file /upstream $common/upstream.list 0644 0 0"
 		for file in "$common"/upstream/*; do

@@ -1,12 +1,14 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# vm.sh test|demo|bench|upstream|shell: run in QEMU what build.sh has made for
-# ARCH and BASE. All but shell print the verdict as it comes and keep it in test.ktap,
-# demo.txt or $BENCH.txt beside the console.log; a VM that does not get to its
-# end fails. TESTS=glob selects tests; AFTER=test goes on behind the one that an
-# earlier VM died in, and adds to its verdict. BENCH is icount or smp.
-# DX_VM_TIMEOUT=seconds is the time limit. CHECKS says which kernel test runs
-# on: see test.sh. With CHECKS=coverage, the file `collected` is beside the verdict.
+# vm.sh test|demo|bench|upstream|stress|shell: run in QEMU what build.sh has made
+# for ARCH and BASE. All but shell print the verdict as it comes and keep it in
+# test.ktap, demo.txt, stress.txt or $BENCH.txt beside the console.log; a VM that
+# does not get to its end fails. TESTS=glob selects tests; AFTER=test goes on
+# behind the one that an earlier VM died in, and adds to its verdict. BENCH is
+# icount or smp, and STRESS has the arguments of the stress test.
+# DX_VM_TIMEOUT=seconds is the time limit. CHECKS says which kernel test and
+# stress run on: see test.sh. With CHECKS=coverage, the file `collected` is beside
+# the verdict.
 
 . "$(dirname "$0")/common.sh"
 
@@ -36,10 +38,14 @@ upstream)
 	verdict=$out/test.ktap
 	end='^# done$'
 	;;
+stress)
+	verdict=$out/stress.txt
+	end='^# exit [0-9]+$'
+	;;
 shell)
 	;;
 *)
-	die "usage: vm.sh test|demo|bench|upstream|shell"
+	die "usage: vm.sh test|demo|bench|upstream|stress|shell"
 	;;
 esac
 case ${TESTS:-} in
@@ -135,6 +141,9 @@ fi
 if [ -n "${TESTS:-}" ]; then
 	cmdline+=("TESTS=$TESTS")
 fi
+if [ "$mode" = stress ]; then
+	cmdline+=("STRESS=\"$STRESS\"")
+fi
 qemu+=("${tcg[@]}" -m "$memory" -nic none -no-reboot
 	-display none -kernel "$out/kernel" -initrd "$initramfs")
 
@@ -157,7 +166,8 @@ timeout --foreground --kill-after=10 "$limit" "${qemu[@]}" \
 
 if tail -n 1 "$verdict" | grep -q -E "$end"; then
 	say "the VM ran for $((SECONDS - start)) s"
-	if [ "$mode" = demo ] || [ "$mode" = bench ]; then
+	if [ "$mode" = demo ] || [ "$mode" = bench ] ||
+		[ "$mode" = stress ]; then
 		exit "$(tail -n 1 "$verdict" | tr -dc 0-9)"
 	fi
 	exit 0

@@ -17,6 +17,7 @@
  * demo:  runs /programs/demo with its output on that port.
  * bench: runs /programs/bench with its output on that port, and the value of
  *	  BENCH as its argument.
+ * stress: runs /programs/stress in the same way, with the arguments in STRESS.
  * upstream: runs the kernel's own test programs that /upstream lists, each as a
  *	  whole, and prints all that they say, and the results of all KUnit
  *	  suites that ran when the kernel booted.
@@ -1100,12 +1101,18 @@ static void run_tests(void)
 }
 
 /* Run one program that says itself how it went. */
-static void run_program(const char *name, const char *arg)
+static void run_program(const char *name, const char *args)
 {
-	const char * const argv[] = { name, arg, NULL };
+	char *words = strdup(args ?: ""), *next = words;
+	const char *argv[16] = { name };
 	int ret = load_module();
 	int status;
+	size_t i = 1;
 	pid_t pid;
+
+	while (i < 15 && (argv[i] = strsep(&next, " ")))
+		i += !!argv[i][0];
+	argv[i] = NULL;
 
 	if (ret)
 		bail_out("the module cannot be loaded: %s", strerror(-ret));
@@ -1119,6 +1126,7 @@ static void run_program(const char *name, const char *arg)
 	read_kmsg();
 	fprintf(verdict, "# exit %d\n", WIFEXITED(status) ?
 		WEXITSTATUS(status) : 128 + WTERMSIG(status));
+	free(words);
 }
 
 /*
@@ -1347,6 +1355,8 @@ int main(void)
 		run_program("demo", NULL);
 	else if (!strcmp(mode, "bench"))
 		run_program("bench", getenv("BENCH"));
+	else if (!strcmp(mode, "stress"))
+		run_program("stress", getenv("STRESS"));
 	else if (!strcmp(mode, "upstream"))
 		run_upstream();
 	else if (!strcmp(mode, "shell"))
