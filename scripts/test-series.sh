@@ -112,6 +112,10 @@ messages() {
 build_w1() {
 	local log=$logs/kernel-w1.log obj=build-w1-x86_64 objects file
 
+	if [ "${1:-}" = pristine ]; then
+		rm -rf "${steps:?}/$obj"
+	fi
+	begin_build "$obj" || return
 	kconfig "$steps" "$obj" "$TOP/scripts/config/w1.config" \
 		>"$logs/w1-config.log" 2>&1 || return
 	objects=()
@@ -125,15 +129,16 @@ build_w1() {
 	messages <"$log" >"$work/w1"
 	if [ "${1:-}" = pristine ]; then
 		mv "$work/w1" "$steps/w1-base"
+		rm "$steps/$obj.failed"
 		return
 	fi
 	comm -23 "$work/w1" "$steps/w1-base" |
 		grep -F -f "$work/w1-files" >"$work/w1-new" || true
 	if [ -s "$work/w1-new" ]; then
 		cat "$work/w1-new" >&2
-		rm -rf "${steps:?}/$obj"
 		return 1
 	fi
+	rm "$steps/$obj.failed"
 }
 
 # tests_of PATCH: the glob of its tests; without one, a few that show that it
@@ -236,9 +241,7 @@ for toolchains in w1 gcc clang arm64; do
 	if [ "$toolchains" = w1 ]; then
 		commit=$(kgit -C "$base" rev-parse 'pristine^{commit}')
 		name=unpatched
-		if [ ! -e "$steps/w1-base" ]; then
-			once w1 build_w1 pristine
-		fi
+		once w1 build_w1 pristine
 	fi
 	n=0
 	while read -r commit patch; do
