@@ -106,9 +106,13 @@ mkdir -p "$build/device_exclusive" "$common" "$out" "$logs"
 export LOCALVERSION='' KBUILD_BUILD_VERSION=1 KBUILD_BUILD_HOST=$FLAVOUR
 cross=${CROSS_COMPILE:-}
 
-# changed STAMP KEY: is KEY another one than when STAMP was last made?
+# changed STAMP KEY: is KEY another one than when STAMP was last made? Then the
+# stamp goes, for what is being made anew may be stopped half-way.
 changed() {
-	[ ! -e "$1" ] || [ "$(cat "$1")" != "$2" ]
+	if [ -e "$1" ] && [ "$(cat "$1")" = "$2" ]; then
+		return 1
+	fi
+	rm -f "$1"
 }
 
 # objects TREE PATH...: what git says is at these paths of TREE
