@@ -198,22 +198,22 @@ static void on_a_page(struct __test_metadata *_metadata, int dev,
 	run(_metadata, dev, words, forking);
 }
 
-TEST_F_TIMEOUT(atomic, pages, 55)
+TEST_F(atomic, pages)
 {
 	on_pages(_metadata, self->dev, &self->mem, false);
 }
 
-TEST_F_TIMEOUT(atomic, words, 55)
+TEST_F(atomic, words)
 {
 	on_a_page(_metadata, self->dev, &self->mem, false);
 }
 
-TEST_F_TIMEOUT(atomic, pages_fork, 55)
+TEST_F(atomic, pages_fork)
 {
 	on_pages(_metadata, self->dev, &self->mem, true);
 }
 
-TEST_F_TIMEOUT(atomic, words_fork, 55)
+TEST_F(atomic, words_fork)
 {
 	on_a_page(_metadata, self->dev, &self->mem, true);
 }
@@ -409,7 +409,7 @@ static void expect_sums(struct __test_metadata *_metadata,
 }
 
 /* Two devices take it from each other. */
-TEST_F_TIMEOUT(crowd, devices, 55)
+TEST_F(crowd, devices)
 {
 	void *(*work[])(void *data) = { crowd_device, crowd_device };
 	struct crowd crowds[2] = { { .dev = self->dev[0] },
@@ -420,7 +420,7 @@ TEST_F_TIMEOUT(crowd, devices, 55)
 }
 
 /* A device, and CPUs that touch each page of it all the time */
-TEST_F_TIMEOUT(crowd, cpus, 55)
+TEST_F(crowd, cpus)
 {
 	void *(*work[])(void *data) = { crowd_device, crowd_cpu, crowd_cpu };
 	struct crowd crowds[3] = { { .dev = self->dev[0] } };
@@ -431,7 +431,7 @@ TEST_F_TIMEOUT(crowd, cpus, 55)
 }
 
 /* All of them */
-TEST_F_TIMEOUT(crowd, all, 55)
+TEST_F(crowd, all)
 {
 	void *(*work[])(void *data) = { crowd_device, crowd_device, crowd_cpu,
 					crowd_cpu };

@@ -11,6 +11,15 @@
 #include "test_modules/test_device_exclusive_uapi.h"
 
 /*
+ * The 30 s of the harness are too few for a kernel that checks all that it
+ * does. Whoever runs the tests has a limit as well.
+ */
+#ifdef TEST_TIMEOUT_DEFAULT
+#undef TEST_TIMEOUT_DEFAULT
+#define TEST_TIMEOUT_DEFAULT	300
+#endif
+
+/*
  * Functions that return int give 0, or -errno for an ioctl and -1 (after a
  * line on stderr that says what is wrong) for all else.
  */

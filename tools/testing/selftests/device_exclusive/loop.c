@@ -206,7 +206,7 @@ static void check_reclaim(struct __test_metadata *_metadata, int dev,
 	EXPECT_EQ(0, memory_wrong(mem, SEED));
 }
 
-TEST_F_TIMEOUT(loop, fork, 55)
+TEST_F(loop, fork)
 {
 	unsigned int i, failed = 0, wrong = 0;
 	struct target *target = self->target;

@@ -479,7 +479,7 @@ FIXTURE_TEARDOWN(busy)
 	cgroup_leave(&self->cgroup);
 }
 
-TEST_F_TIMEOUT(busy, fork, 55)
+TEST_F(busy, fork)
 {
 	static void *(* const work[])(void *) = {
 		busy_writer, busy_checker, busy_pinner, busy_mover,

@@ -528,7 +528,7 @@ FIXTURE_TEARDOWN(gib)
 	memory_unmap(&self->mem);
 }
 
-TEST_F_TIMEOUT(gib, once, 55)
+TEST_F(gib, once)
 {
 	const struct memory *mem = &self->mem;
 	struct devex_counters before, after;

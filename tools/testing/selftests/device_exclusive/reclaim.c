@@ -309,7 +309,7 @@ static size_t limit_wrong(const struct memory *mem, bool written, size_t step)
 }
 
 /* A call for all of it ends, with a part of it; and so do calls for the rest. */
-TEST_F_TIMEOUT(limit, make, 55)
+TEST_F(limit, make)
 {
 	const struct memory *mem = &self->mem;
 	const size_t step = mem->nr / 32;
