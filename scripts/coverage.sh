@@ -9,7 +9,7 @@
 
 [ "$FLAVOUR" = patched ] ||
 	die "the unpatched kernel has no lines of the series; leave BASE out"
-"$TOP/scripts/packages.sh" build coverage "$ARCH"
+"$TOP/scripts/packages.sh" build "$ARCH"
 . "$TOP/scripts/kbuild.sh"
 
 export DX_VM_TIMEOUT=${DX_VM_TIMEOUT:-14400}
