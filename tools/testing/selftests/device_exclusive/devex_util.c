@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* What the device-exclusive selftests share: memory, device, processes. */
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -173,7 +174,7 @@ static long read_named(const char *path, const char *name)
 
 	file = fopen(path, "r");
 	while (file && fgets(line, sizeof(line), file))
-		if (!strncmp(line, name, len) && line[len] == ' ')
+		if (!strncmp(line, name, len) && isblank(line[len]))
 			value = strtol(line + len, NULL, 10);
 	if (file)
 		fclose(file);
@@ -186,6 +187,30 @@ static long read_named(const char *path, const char *name)
 long vm_counter(const char *name)
 {
 	return read_named("/proc/vmstat", name);
+}
+
+/* A line of /proc/self/status: what this process has of something, in KiB */
+long process_kib(const char *name)
+{
+	return read_named("/proc/self/status", name);
+}
+
+/* How many free pages CPUs keep for themselves: nr_free_pages is without them */
+long pages_cached(void)
+{
+	long count, sum = 0;
+	char line[256];
+	FILE *file;
+
+	file = fopen("/proc/zoneinfo", "r");
+	while (file && fgets(line, sizeof(line), file))
+		if (sscanf(line, " count: %ld", &count) == 1)
+			sum += count;
+	if (file)
+		fclose(file);
+	else
+		complain("cannot read /proc/zoneinfo: %s", strerror(errno));
+	return sum;
 }
 
 /* Folios that wait in a per-CPU batch are on no LRU list: many walks skip them */

@@ -140,6 +140,8 @@ size_t memory_blocks(const struct memory *mem, size_t nr);
 size_t memory_huge(const struct memory *mem);
 int memory_nodes(const struct memory *mem, int *nodes);
 long vm_counter(const char *name);
+long process_kib(const char *name);
+long pages_cached(void);
 
 /*
  * The simulated device; see its header for the ioctls
