@@ -58,6 +58,8 @@ static const char * const settings[][2] = {
 /**
  * struct inject - what a test works with
  * @setting: what was set before
+ * @pmd: the same, of THPs
+ * @mthp: the same, of smaller large folios
  * @cgroup: of the test's own
  * @all: memory
  * @mem: the part of it that the operations are done with
@@ -82,6 +84,8 @@ static const char * const settings[][2] = {
  */
 struct inject {
 	struct setting setting[NR_SETTINGS];
+	struct setting pmd;
+	struct setting mthp;
 	struct cgroup cgroup;
 	struct memory all;
 	struct memory mem;
@@ -191,6 +195,8 @@ static void inject_end(struct inject *in)
 		close(in->dev);
 	for (i = 0; i < NR_SETTINGS; i++)
 		setting_restore(&in->setting[i]);
+	setting_restore(&in->mthp);
+	setting_restore(&in->pmd);
 	memory_unmap(&in->all);
 	cgroup_leave(&in->cgroup);
 }
@@ -1178,8 +1184,9 @@ TEST_F_TIMEOUT(global, open, 600)
  */
 static void fork_begin(struct __test_metadata *_metadata, struct inject *in)
 {
-	in->pages = in->kind == THP || in->large ? thp_size() / page_size() :
-		    SOME_PAGES;
+	if (!in->pages)
+		in->pages = in->kind == THP || in->large ?
+			    thp_size() / page_size() : SOME_PAGES;
 	in->alone = true;
 	inject_begin(_metadata, in);
 }
@@ -1255,7 +1262,8 @@ FIXTURE(copies)
 FIXTURE_VARIANT(copies)
 {
 	enum memory_kind kind;
-	bool large;	/* the child may have THPs */
+	bool large;	/* the child may have THPs, */
+	bool mthp;	/* or 64 KiB rather than those */
 	bool policy;	/* each page of it is allocated alone */
 };
 
@@ -1265,9 +1273,11 @@ FIXTURE_VARIANT_ADD(copies, small_interleave)
 	.policy = true,
 };
 
-FIXTURE_VARIANT_ADD(copies, mthp_64k)
+FIXTURE_VARIANT_ADD(copies, small_to_64k)
 {
-	.kind = MTHP_64K,
+	.kind = SMALL,
+	.large = true,
+	.mthp = true,
 };
 
 FIXTURE_VARIANT_ADD(copies, ptemap_to_thp)
@@ -1289,6 +1299,11 @@ FIXTURE_SETUP(copies)
 	self->in.kind = variant->kind;
 	self->in.large = variant->large;
 	self->in.policy = variant->policy;
+	if (variant->mthp) {
+		self->in.pages = SOME_PAGES;
+		ASSERT_EQ(0, thp_allow(&self->in.pmd, thp_size(), "never"));
+		ASSERT_EQ(0, thp_allow(&self->in.mthp, 64 << 10, "madvise"));
+	}
 	fork_begin(_metadata, &self->in);
 }
 
