@@ -484,6 +484,41 @@ TEST(unreadable)
 	close(dev);
 }
 
+/*
+ * A swap entry has room to count so many references only; for more, fork has to
+ * allocate memory without its locks.
+ */
+#define MANY_CHILDREN	64
+
+TEST(many_swapped)
+{
+	pid_t pids[MANY_CHILDREN];
+	struct memory mem;
+	int hold[2], i;
+	char c;
+
+	ASSERT_EQ(0, memory_map(&mem, SWAPPED, PARENT_SEED));
+	ASSERT_EQ(0, pipe(hold));
+	for (i = 0; i < MANY_CHILDREN; i++) {
+		pids[i] = fork();
+		ASSERT_LE(0, pids[i]);
+		if (pids[i])
+			continue;
+		/* Until all children are there: the end of the file */
+		close(hold[1]);
+		if (read(hold[0], &c, 1))
+			_exit(2);
+		_exit(memory_wrong(&mem, PARENT_SEED) != 0);
+	}
+	EXPECT_EQ(mem.nr, memory_count(&mem, PAGE_SWAPPED));
+	close(hold[1]);
+	for (i = 0; i < MANY_CHILDREN; i++)
+		EXPECT_EQ(0, child_exit(pids[i]));
+	EXPECT_EQ(0, memory_wrong(&mem, PARENT_SEED));
+	close(hold[0]);
+	memory_unmap(&mem);
+}
+
 int main(int argc, char **argv)
 {
 	if (argc == 2 && !strcmp(argv[1], "exec-ok"))

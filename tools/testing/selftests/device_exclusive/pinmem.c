@@ -6,6 +6,7 @@
  */
 #include "kselftest_harness.h"
 #include <linux/mempolicy.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
@@ -675,6 +676,49 @@ TEST_F(broken, fork)
 	EXPECT_EQ(0, memory_moved(mem, pfns));
 	EXPECT_EQ(0, device_unpin(self->dev, &front));
 	EXPECT_EQ(0, device_unpin(self->dev, &back));
+}
+
+#define FREE_HUGETLB	"/sys/kernel/mm/hugepages/hugepages-%zukB/free_hugepages"
+
+/* There is no page left in the pool for a copy: fork says so, and is undone. */
+TEST(no_hugetlb_left)
+{
+	struct memory mem;
+	char path[96];
+	void *rest;
+	size_t size;
+	int dev;
+	pid_t pid;
+
+	dev = device_open();
+	ASSERT_LE(0, dev);
+	ASSERT_EQ(0, memory_map(&mem, HUGETLB, PARENT_SEED));
+	ASSERT_EQ(0, device_pin(dev, &mem));
+	snprintf(path, sizeof(path), FREE_HUGETLB, thp_size() / 1024);
+	size = read_number(path) * thp_size();
+	ASSERT_LT(0, size);
+	rest = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE |
+		    MAP_ANONYMOUS | MAP_HUGETLB | MAP_POPULATE, -1, 0);
+	ASSERT_NE(MAP_FAILED, rest);
+	ASSERT_EQ(0, madvise(rest, size, MADV_DONTFORK));
+	ASSERT_EQ(0, read_number(path));
+
+	pid = fork();
+	if (!pid)
+		_exit(0);
+	EXPECT_EQ(-1, pid);
+	EXPECT_EQ(ENOMEM, errno);
+	EXPECT_EQ(0, memory_wrong(&mem, PARENT_SEED));
+
+	ASSERT_EQ(0, munmap(rest, size));
+	pid = fork();
+	if (!pid)
+		_exit(memory_wrong(&mem, PARENT_SEED) != 0);
+	ASSERT_LE(0, pid);
+	EXPECT_EQ(0, child_exit(pid));
+	EXPECT_EQ(0, device_unpin(dev, &mem));
+	memory_unmap(&mem);
+	close(dev);
 }
 
 TEST_HARNESS_MAIN

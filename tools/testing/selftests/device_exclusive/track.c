@@ -211,6 +211,159 @@ TEST_F(uffd, device_writes)
 	EXPECT_EQ(0, memory_wrong(&self->mem, SEED));
 }
 
+/*
+ * Fork copies pinned pages for the child, and shares the others. If somebody
+ * wants to note what the child does, too, that goes on there; otherwise nothing
+ * is left of it in the child.
+ */
+FIXTURE(uffd_fork)
+{
+	struct memory mem;
+	struct memory part;	/* what is pinned */
+	int uffd;
+	int dev;
+};
+
+FIXTURE_VARIANT(uffd_fork)
+{
+	enum memory_kind kind;
+	bool any_access;
+};
+
+FIXTURE_VARIANT_ADD(uffd_fork, write_small)
+{
+	.kind = SMALL,
+};
+
+FIXTURE_VARIANT_ADD(uffd_fork, write_ptemap)
+{
+	.kind = PTEMAP,
+};
+
+FIXTURE_VARIANT_ADD(uffd_fork, write_thp)
+{
+	.kind = THP,
+};
+
+FIXTURE_VARIANT_ADD(uffd_fork, access_small)
+{
+	.kind = SMALL,
+	.any_access = true,
+};
+
+FIXTURE_VARIANT_ADD(uffd_fork, access_ptemap)
+{
+	.kind = PTEMAP,
+	.any_access = true,
+};
+
+FIXTURE_VARIANT_ADD(uffd_fork, access_thp)
+{
+	.kind = THP,
+	.any_access = true,
+};
+
+FIXTURE_SETUP(uffd_fork)
+{
+	self->uffd = -1;
+	self->dev = device_open();
+	ASSERT_LE(0, self->dev);
+	ASSERT_EQ(0, memory_map(&self->mem, variant->kind, SEED));
+	/* A THP as a whole, or it would be mapped by PTEs */
+	self->part = memory_part(&self->mem, 0, variant->kind == THP ?
+				 thp_size() / page_size() : PAGES);
+	ASSERT_EQ(0, device_pin(self->dev, &self->part));
+}
+
+FIXTURE_TEARDOWN(uffd_fork)
+{
+	if (self->uffd >= 0)
+		close(self->uffd);
+	if (self->dev >= 0)
+		close(self->dev);
+	memory_unmap(&self->mem);
+}
+
+static void uffd_fork_protect(struct __test_metadata *_metadata,
+			      struct _test_data_uffd_fork *self,
+			      bool any_access, uint64_t features)
+{
+	features |= any_access ? UFFD_FEATURE_RWP | UFFD_FEATURE_RWP_ASYNC :
+		    UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_PAGEFAULT_FLAG_WP;
+	self->uffd = uffd_open(_metadata, features);
+	uffd_register(_metadata, self->uffd, &self->mem, any_access ?
+		      UFFDIO_REGISTER_MODE_RWP : UFFDIO_REGISTER_MODE_WP);
+	protect(_metadata, self->uffd, &self->mem, any_access);
+}
+
+/* The child: how many of the pages are noted for it, and are they all there? */
+static int noted_and_right(const struct memory *mem, size_t noted)
+{
+	if (memory_count_bit(mem, PM_UFFD_WP) != noted)
+		return 1;
+	if (memory_count(mem, PAGE_PRESENT) != mem->nr)
+		return 2;
+	if (memory_wrong(mem, SEED))
+		return 3;
+	memory_fill(mem, OTHER_SEED);
+	if (memory_count_bit(mem, PM_UFFD_WP))
+		return 4;
+	return memory_wrong(mem, OTHER_SEED) ? 5 : 0;
+}
+
+/* Until it is told of the child, fork waits. It then has a file for that, too. */
+static void *fork_event(void *data)
+{
+	int *uffd = data, child = -1;
+	struct pollfd fd = { .fd = *uffd, .events = POLLIN };
+	struct uffd_msg msg;
+
+	if (poll(&fd, 1, -1) == 1 &&
+	    read(*uffd, &msg, sizeof(msg)) == sizeof(msg) &&
+	    msg.event == UFFD_EVENT_FORK)
+		child = msg.arg.fork.ufd;
+	*uffd = child;
+	return NULL;
+}
+
+TEST_F(uffd_fork, followed)
+{
+	pthread_t thread;
+	int uffd;
+	pid_t pid;
+
+	uffd_fork_protect(_metadata, self, variant->any_access,
+			  UFFD_FEATURE_EVENT_FORK);
+	uffd = self->uffd;
+	ASSERT_EQ(0, pthread_create(&thread, NULL, fork_event, &uffd));
+	pid = fork();
+	if (!pid)
+		_exit(noted_and_right(&self->mem, self->mem.nr));
+	ASSERT_LT(0, pid);
+	EXPECT_EQ(0, child_exit(pid));
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	EXPECT_LE(0, uffd);
+	close(uffd);
+
+	/* The parent's are its own. */
+	EXPECT_EQ(self->mem.nr, memory_count_bit(&self->mem, PM_UFFD_WP));
+	EXPECT_EQ(0, memory_wrong(&self->mem, SEED));
+}
+
+TEST_F(uffd_fork, alone)
+{
+	pid_t pid;
+
+	uffd_fork_protect(_metadata, self, variant->any_access, 0);
+	pid = fork();
+	if (!pid)
+		_exit(noted_and_right(&self->mem, 0));
+	ASSERT_LT(0, pid);
+	EXPECT_EQ(0, child_exit(pid));
+	EXPECT_EQ(self->mem.nr, memory_count_bit(&self->mem, PM_UFFD_WP));
+	EXPECT_EQ(0, memory_wrong(&self->mem, SEED));
+}
+
 /* A thread that resolves faults, as of a process that is being migrated */
 struct pager {
 	int uffd;
