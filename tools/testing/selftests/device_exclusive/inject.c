@@ -978,6 +978,21 @@ static const struct operation copy_pinned = {
 	.slow = true,
 };
 
+/* What is swapped out stays so in the parent. */
+static void check_fork_swapped(struct __test_metadata *_metadata,
+			       struct inject *in, int ret)
+{
+	if (!ret)
+		EXPECT_EQ(0, child_exit(in->child));
+	EXPECT_EQ(in->mem.nr, memory_count(&in->mem, PAGE_SWAPPED));
+}
+
+static const struct operation copy_swapped = {
+	.run = run_fork,
+	.check = check_fork_swapped,
+	.errors = { -ENOMEM },
+};
+
 /*
  * The commands that allocate more or less, for each kind of memory
  */
@@ -1249,6 +1264,72 @@ TEST_F_TIMEOUT(fork, both, 600)
 {
 	self->in.exclusive = true;
 	sweeps(_metadata, &self->in, &copy_pinned);
+}
+
+/*
+ * When a swap entry has as many references as fit into it, the next one needs
+ * memory: fork first tries to get it under its locks, and then without them.
+ */
+FIXTURE(count)
+{
+	struct inject in;
+	pid_t holders[32];
+};
+
+FIXTURE_VARIANT(count)
+{
+	int bits;	/* for the number of references; depends on the kernel */
+};
+
+FIXTURE_VARIANT_ADD(count, four_bits)
+{
+	.bits = 4,
+};
+
+FIXTURE_VARIANT_ADD(count, five_bits)
+{
+	.bits = 5,
+};
+
+FIXTURE_SETUP(count)
+{
+	if (cannot_inject())
+		SKIP(return, "%s", cannot_inject());
+	self->in.kind = SWAPPED;
+	self->in.thorough = true;
+	fork_begin(_metadata, &self->in);
+}
+
+FIXTURE_TEARDOWN(count)
+{
+	inject_end(&self->in);
+}
+
+static void hold(__maybe_unused void *data)
+{
+	pause();
+}
+
+TEST_F_TIMEOUT(count, fork, 600)
+{
+	/* The last number means that there are more; and the parent has one. */
+	int i, nr = (1 << variant->bits) - 1 - 2;
+	struct tally tally = {};
+
+	map_memory(_metadata, &self->in);
+	for (i = 0; i < nr; i++) {
+		self->holders[i] = helper_start(hold, NULL);
+		ASSERT_LT(0, self->holders[i]);
+	}
+	sweep(_metadata, &self->in, &copy_swapped, &tally);
+	TH_LOG("%u allocations failed, and so fork did %u times",
+	       tally.injections, tally.errors);
+	EXPECT_LT(0, tally.errors);
+	/* Where it asks again, it gets it. */
+	EXPECT_GT(tally.injections, tally.errors);
+	for (i = 0; i < nr; i++)
+		EXPECT_EQ(0, helper_stop(self->holders[i]));
+	EXPECT_EQ(0, content_wrong(&self->in));
 }
 
 /*
