@@ -256,15 +256,14 @@ TEST_F(cgroup, oom)
 	EXPECT_EQ(0, memory_wrong(mem, PARENT_SEED));
 }
 
-/* There is swap: the child's first copies go there while fork makes more. */
-TEST_F(cgroup, swap)
+static void fork_into_swap(struct __test_metadata *_metadata,
+			   const struct cgroup *cg, const struct memory *mem)
 {
-	const struct memory *mem = &self->mem;
 	uint64_t pfns[mem->nr];
 	struct peer peer;
 
 	memory_pfns(mem, pfns);
-	limit_memory(_metadata, &self->cgroup, mem, true);
+	limit_memory(_metadata, cg, mem, true);
 	ASSERT_LE(0, peer_fork(&peer))
 		TH_LOG("fork failed: %s", strerror(errno));
 	if (!peer.pid) {
@@ -280,7 +279,20 @@ TEST_F(cgroup, swap)
 	EXPECT_EQ(0, peer_exit(&peer));
 	EXPECT_EQ(0, memory_moved(mem, pfns));
 	EXPECT_EQ(0, memory_wrong(mem, DEVICE_SEED));
-	EXPECT_EQ(0, cgroup_stat(&self->cgroup, "memory.events", "oom_kill"));
+	EXPECT_EQ(0, cgroup_stat(cg, "memory.events", "oom_kill"));
+}
+
+/* There is swap: the child's first copies go there while fork makes more. */
+TEST_F(cgroup, swap)
+{
+	fork_into_swap(_metadata, &self->cgroup, &self->mem);
+}
+
+/* Nothing is swapped out only to make a THP: the rest is copied in pieces. */
+TEST_F(cgroup, swap_thp)
+{
+	ASSERT_EQ(0, madvise(self->mem.addr, self->mem.size, MADV_HUGEPAGE));
+	fork_into_swap(_metadata, &self->cgroup, &self->mem);
 }
 
 /*
