@@ -486,7 +486,7 @@ TEST(unreadable)
 
 /*
  * A swap entry has room to count so many references only; for more, fork has to
- * allocate memory without its locks.
+ * allocate memory. The kselftest inject has what happens if there is none.
  */
 #define MANY_CHILDREN	64
 
