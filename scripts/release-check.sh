@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0
 # release-check.sh: everything that there is to show of the series, one after the
 # other, and one table of the results. What has failed does not keep the rest
-# from being run. The last line is the totals, one for each row of the table.
+# from being run. Run again, it goes on where it was stopped: what has passed with
+# the same files is not done again. The last line is the totals, one for each row
+# of the table.
 
 ARCH=
 # shellcheck disable=SC2034 # common.sh reads it
@@ -11,20 +13,38 @@ BASE=
 [ "$ARCH" = x86_64 ] ||
 	die "make release-check needs an x86-64 machine"
 
+cd "$TOP"
 logs=$OUT/release-check
-rm -rf "$logs"
-mkdir -p "$logs"
+# All that is built and run comes from these. Only lint reads the others.
+files=$({
+	echo "${KERNEL:-}"
+	git ls-files -z -co --exclude-standard -- ':!*.md' |
+		xargs -0 sha256sum
+} | sha256sum)
+if [ "$(cat "$logs/files" 2>/dev/null)" != "$files" ]; then
+	rm -rf "$logs"
+	mkdir -p "$logs"
+	echo "$files" >"$logs/files"
+fi
+rm -f "$logs/table" "$logs/lint.passed"
 unset ARCH FLAVOUR TESTS MAILS
 passed=0
 failed=0
 
 # run ARGUMENT...: make with these, and a row of the table
 run() {
-	local args=$* start=$SECONDS result=passed totals log
+	local args=$* start=$SECONDS result=passed totals log row
 	log=$logs/${args//[ =]/-}.log
+	row=${log%.log}.passed
 
+	if [ -e "$row" ]; then
+		say "make $args: has passed before"
+		passed=$((passed + 1))
+		cat "$row" >>"$logs/table"
+		return
+	fi
 	say "make $args"
-	if make -C "$TOP" --no-print-directory "$@" >"$log" 2>&1 </dev/null; then
+	if make --no-print-directory "$@" >"$log" 2>&1 </dev/null; then
 		passed=$((passed + 1))
 	else
 		result=FAILED
@@ -35,7 +55,11 @@ run() {
 	totals=$(grep -E '^([0-9]+ passed, [0-9]+ failed|==> .*checks passed)' \
 		"$log" | tail -n 1) || true
 	printf '%-28s %-7s %6d s  %s\n' "$args" "$result" \
-		$((SECONDS - start)) "${totals#==> }" >>"$logs/table"
+		$((SECONDS - start)) "${totals#==> }" >"$row.new"
+	cat "$row.new" >>"$logs/table"
+	if [ "$result" = passed ]; then
+		mv "$row.new" "$row"
+	fi
 }
 
 run lint
