@@ -212,6 +212,104 @@ TEST_F(uffd, device_writes)
 }
 
 /*
+ * What is missing is for userfaultfd to provide. Nobody can wait for that with
+ * the mmap_lock held: the call gives what there is in front of it.
+ */
+FIXTURE(missing)
+{
+	struct memory mem;	/* the first half is there */
+	struct memory there;
+	struct memory missing;
+	int uffd;
+	int dev;
+};
+
+FIXTURE_SETUP(missing)
+{
+	const size_t half = PAGES / 2;
+	struct memory all;
+
+	self->dev = device_open();
+	ASSERT_LE(0, self->dev);
+	ASSERT_EQ(0, memory_map(&all, SMALL, SEED));
+	self->mem = memory_part(&all, 0, 2 * half);
+	self->there = memory_part(&all, 0, half);
+	self->missing = memory_part(&all, half, half);
+	ASSERT_EQ(0, madvise(self->missing.addr, self->missing.size,
+			     MADV_DONTNEED));
+	self->uffd = uffd_open(_metadata, 0);
+	uffd_register(_metadata, self->uffd, &self->mem,
+		      UFFDIO_REGISTER_MODE_MISSING);
+}
+
+FIXTURE_TEARDOWN(missing)
+{
+	close(self->uffd);
+	close(self->dev);
+}
+
+TEST_F(missing, make)
+{
+	EXPECT_EQ((long)self->there.nr,
+		  device_make(self->dev, &self->mem, DEVEX_RANGE_ONCE));
+	EXPECT_EQ(self->there.nr, memory_count(&self->mem, PAGE_EXCLUSIVE));
+	EXPECT_EQ(-EFAULT, device_make(self->dev, &self->missing,
+				       DEVEX_RANGE_ONCE));
+	EXPECT_EQ(self->missing.nr, memory_count(&self->missing, PAGE_NONE));
+	EXPECT_EQ(0, memory_wrong(&self->there, SEED));
+}
+
+struct missing_call {
+	const struct memory *mem;
+	long ret;
+	int dev;
+	bool done;
+};
+
+static void *missing_thread(void *data)
+{
+	struct missing_call *call = data;
+
+	call->ret = device_make(call->dev, call->mem, DEVEX_RANGE_ONCE);
+	__atomic_store_n(&call->done, true, __ATOMIC_RELEASE);
+	return NULL;
+}
+
+/* The first page is lost while the call waits for a later one. */
+TEST_F(missing, discarded_meanwhile)
+{
+	const struct memory first = memory_part(&self->mem, 0, 1);
+	struct missing_call call = { .mem = &self->mem, .dev = self->dev };
+	struct uffdio_zeropage zero = {
+		.range = { (uintptr_t)first.addr, first.size },
+	};
+	unsigned int delay, tries, lost = 0;
+	pthread_t thread;
+
+	for (delay = 0; delay < 20; delay++) {
+		call.done = false;
+		ASSERT_EQ(0, pthread_create(&thread, NULL, missing_thread,
+					    &call));
+		usleep(delay * 1000);
+		ASSERT_EQ(0, madvise(first.addr, first.size, MADV_DONTNEED));
+		for (tries = 0; !__atomic_load_n(&call.done, __ATOMIC_ACQUIRE);
+		     tries++) {
+			ASSERT_GT(2000, tries)
+				TH_LOG("it does not end");
+			usleep(10000);
+		}
+		ASSERT_EQ(0, pthread_join(thread, NULL));
+		if (call.ret == -EFAULT)
+			lost++;
+		else
+			EXPECT_EQ((long)self->there.nr, call.ret);
+		ASSERT_EQ(0, ioctl(self->uffd, UFFDIO_ZEROPAGE, &zero));
+	}
+	TH_LOG("the first page was lost in time %u times", lost);
+	EXPECT_LT(0, lost);
+}
+
+/*
  * Fork copies pinned pages for the child, and shares the others. If somebody
  * wants to note what the child does, too, that goes on there; otherwise nothing
  * is left of it in the child.
