@@ -3,6 +3,9 @@
  * fork() of a process that has memory pinned for DMA, of every kind. The pages
  * stay with the parent, as they are mapped there, and the child gets copies.
  */
+#include <fcntl.h>
+#include <sys/uio.h>
+
 #include "kselftest_harness.h"
 
 #include "devex_util.h"
@@ -970,6 +973,84 @@ TEST(holes)
 	setting_restore(&mthp);
 	setting_restore(&pmd);
 	close(dev);
+}
+
+/* A pipe that has @nr references to the page at @addr */
+static int splice_page(char *addr, unsigned int nr)
+{
+	struct iovec iov[256];
+	int fds[2];
+	size_t i, n;
+
+	if (pipe(fds) ||
+	    fcntl(fds[1], F_SETPIPE_SZ, nr * page_size()) < 0)
+		return -1;
+	for (i = 0; i < ARRAY_SIZE(iov); i++)
+		iov[i] = (struct iovec){ addr, 1 };
+	for (; nr; nr -= n) {
+		n = nr < ARRAY_SIZE(iov) ? nr : ARRAY_SIZE(iov);
+		if (vmsplice(fds[1], iov, n, SPLICE_F_NONBLOCK) != (ssize_t)n)
+			return -1;
+	}
+	return 0;
+}
+
+/*
+ * Fork where the pages 0 and 2 have @nr more references each, and 1 and 3 are
+ * pinned. Returns what the process is to exit with.
+ */
+static int fork_referenced(unsigned int nr)
+{
+	struct memory mem, part;
+	int dev, i;
+	pid_t pid;
+
+	dev = device_open();
+	if (dev < 0 || memory_map(&mem, SMALL, PARENT_SEED))
+		return 1;
+	for (i = 0; i < 4; i++) {
+		part = memory_part(&mem, i, 1);
+		if (i % 2 ? device_pin(dev, &part) :
+			    splice_page(part.addr, nr))
+			return 2;
+	}
+	pid = fork();
+	if (pid < 0)
+		return 3;
+	if (!pid) {
+		if (memory_wrong(&mem, PARENT_SEED))
+			_exit(4);
+		memory_fill(&mem, CHILD_SEED);
+		_exit(memory_wrong(&mem, CHILD_SEED) ? 5 : 0);
+	}
+	return child_exit(pid) ?: memory_wrong(&mem, PARENT_SEED) ? 6 : 0;
+}
+
+/*
+ * 1024 references make a small page look pinned. fork adds one of its own, and
+ * has to come to an end wherever that makes the difference.
+ */
+TEST(references)
+{
+	unsigned int nr, tries;
+	int status;
+	pid_t pid;
+
+	for (nr = 1015; nr <= 1027; nr++) {
+		pid = fork();
+		ASSERT_LE(0, pid);
+		if (!pid)
+			_exit(fork_referenced(nr));
+		/* Where it does not end, nobody can kill it. */
+		for (tries = 0; !waitpid(pid, &status, WNOHANG); tries++) {
+			ASSERT_GT(2000, tries)
+				TH_LOG("fork with %u references does not end",
+				       nr);
+			usleep(10000);
+		}
+		EXPECT_EQ(0, status)
+			TH_LOG("status 0x%x with %u references", status, nr);
+	}
 }
 
 /* A process that may have huge pages gets a huge page for each. */
