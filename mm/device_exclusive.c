@@ -232,7 +232,7 @@ vm_fault_t remove_device_exclusive_entry(struct vm_fault *vmf)
  * @vma: the VMA of the page that comes next
  * @limit: fault in up to here
  * @end: up to here everything is faulted in
- * @naps: how often userfaultfd may be what the next page has waited for
+ * @naps: how often userfaultfd may be what the first page has waited for
  * @section: the notifier section of the conversion
  * @folio: the folio that was locked and referenced last
  * @nr: the number of pages that are exclusive by now
@@ -350,10 +350,11 @@ static int exclusive_fault_in_page(struct exclusive_walk *walk,
 
 	/*
 	 * A folio is locked or is being read, or userfaultfd wants us to wait,
-	 * where it may be for ever.
+	 * where it may be for ever: the first page is given some time.
 	 */
 	if (userfaultfd_armed(walk->vma) && !softleaf_is_swap(entry) &&
-	    walk->naps++ >= EXCLUSIVE_MAX_NAPS)
+	    (addr != walk->range->start ||
+	     walk->naps++ >= EXCLUSIVE_MAX_NAPS))
 		return -EFAULT;
 	usleep_range_state(50, 100, TASK_KILLABLE);
 	return 0;
@@ -413,21 +414,17 @@ static unsigned long exclusive_scan(struct vm_area_struct *vma,
 static int exclusive_fault_in(struct exclusive_walk *walk)
 {
 	struct device_exclusive_range *range = walk->range;
-	unsigned long addr = range->start, next, end;
+	unsigned long addr = range->start, end;
 	softleaf_t entry;
 	int err;
 
-	walk->naps = 0;
 	do {
 		walk->vma = vma_lookup(range->mm, addr);
 		err = exclusive_check_vma(walk->vma);
 		if (err)
 			break;
 		end = min(walk->limit, walk->vma->vm_end);
-		next = exclusive_scan(walk->vma, addr, end, &entry);
-		if (next != addr)
-			walk->naps = 0;
-		addr = next;
+		addr = exclusive_scan(walk->vma, addr, end, &entry);
 		if (addr < end)
 			err = exclusive_fault_in_page(walk, addr, entry);
 	} while (!err && addr < walk->limit);

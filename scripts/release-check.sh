@@ -52,7 +52,8 @@ run() {
 		grep -h '^FAILED' "$log" | head -n 5 | sed 's/^/    /' >&2 || true
 		note "all of its output: $log"
 	fi
-	totals=$(grep -E '^([0-9]+ passed, [0-9]+ failed|==> .*checks passed)' \
+	totals=$(grep -E \
+		'^([0-9]+ passed, [0-9]+ failed|==> .* checks passed|seed [0-9]+: )' \
 		"$log" | tail -n 1) || true
 	printf '%-28s %-7s %6d s  %s\n' "$args" "$result" \
 		$((SECONDS - start)) "${totals#==> }" >"$row.new"

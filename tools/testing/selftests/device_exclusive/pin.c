@@ -975,21 +975,20 @@ TEST(holes)
 	close(dev);
 }
 
-/* A pipe that has @nr references to the page at @addr */
+/* Have pipes with @nr references to the page at @addr. */
 static int splice_page(char *addr, unsigned int nr)
 {
 	struct iovec iov[256];
 	int fds[2];
 	size_t i, n;
 
-	if (pipe(fds) ||
-	    fcntl(fds[1], F_SETPIPE_SZ, nr * page_size()) < 0)
-		return -1;
 	for (i = 0; i < ARRAY_SIZE(iov); i++)
 		iov[i] = (struct iovec){ addr, 1 };
 	for (; nr; nr -= n) {
 		n = nr < ARRAY_SIZE(iov) ? nr : ARRAY_SIZE(iov);
-		if (vmsplice(fds[1], iov, n, SPLICE_F_NONBLOCK) != (ssize_t)n)
+		if (pipe(fds) ||
+		    fcntl(fds[1], F_SETPIPE_SZ, n * page_size()) < 0 ||
+		    vmsplice(fds[1], iov, n, SPLICE_F_NONBLOCK) != (ssize_t)n)
 			return -1;
 	}
 	return 0;

@@ -242,11 +242,8 @@ FIXTURE_SETUP(missing)
 		      UFFDIO_REGISTER_MODE_MISSING);
 }
 
-FIXTURE_TEARDOWN(missing)
-{
-	close(self->uffd);
-	close(self->dev);
-}
+/* If a call does not end, to close the userfaultfd would wait for it. */
+FIXTURE_TEARDOWN(missing) {}
 
 TEST_F(missing, make)
 {
@@ -275,7 +272,10 @@ static void *missing_thread(void *data)
 	return NULL;
 }
 
-/* The first page is lost while the call waits for a later one. */
+/*
+ * The first page is lost meanwhile: it must not wait for ever for that one, nor
+ * wait at all for the others.
+ */
 TEST_F(missing, discarded_meanwhile)
 {
 	const struct memory first = memory_part(&self->mem, 0, 1);
@@ -283,7 +283,7 @@ TEST_F(missing, discarded_meanwhile)
 	struct uffdio_zeropage zero = {
 		.range = { (uintptr_t)first.addr, first.size },
 	};
-	unsigned int delay, tries, lost = 0;
+	unsigned int delay, tries;
 	pthread_t thread;
 
 	for (delay = 0; delay < 20; delay++) {
@@ -299,14 +299,12 @@ TEST_F(missing, discarded_meanwhile)
 			usleep(10000);
 		}
 		ASSERT_EQ(0, pthread_join(thread, NULL));
-		if (call.ret == -EFAULT)
-			lost++;
-		else
-			EXPECT_EQ((long)self->there.nr, call.ret);
+		if (call.ret != -EFAULT) {
+			EXPECT_LT(0, call.ret);
+			EXPECT_GE((long)self->there.nr, call.ret);
+		}
 		ASSERT_EQ(0, ioctl(self->uffd, UFFDIO_ZEROPAGE, &zero));
 	}
-	TH_LOG("the first page was lost in time %u times", lost);
-	EXPECT_LT(0, lost);
 }
 
 /*
