@@ -1081,15 +1081,20 @@ uint64_t all_events(const struct devex_counters *counters)
 /* Nothing may be in the hands of the device unless it was taken from the CPU */
 bool device_agrees(int dev, const struct memory *mem)
 {
+	uint8_t before[mem->nr], after[mem->nr];
+	const unsigned int areas = swap_areas();
 	uint64_t entries[mem->nr];
-	uint8_t held[mem->nr];
 	size_t i;
 
-	if (device_query(dev, mem, held))
+	/* Memory may be reclaimed meanwhile, also for the stack. */
+	if (device_query(dev, mem, before))
 		return false;
 	read_pagemap(mem->addr, mem->nr, entries);
+	if (device_query(dev, mem, after))
+		return false;
 	for (i = 0; i < mem->nr; i++) {
-		if (held[i] && entry_state(entries[i], 0) != PAGE_EXCLUSIVE) {
+		if (before[i] && after[i] &&
+		    entry_state(entries[i], areas) != PAGE_EXCLUSIVE) {
 			complain("page %zu: the device holds it, and it is not exclusive",
 				 i);
 			return false;

@@ -7,7 +7,6 @@
  * is why these tests are a program of their own, with a name that comes last.
  */
 #include "kselftest_harness.h"
-#include <time.h>
 
 #include "devex_util.h"
 
@@ -223,7 +222,6 @@ TEST_F(reclaim, pressure)
  */
 #define LIMIT		"6M"
 #define WANTED		(12UL << 20)
-#define LIMIT_SECONDS	20
 
 FIXTURE(limit)
 {
@@ -314,7 +312,6 @@ TEST_F(limit, make)
 	const struct memory *mem = &self->mem;
 	const size_t step = mem->nr / 32;
 	struct devex_counters counters;
-	time_t start = time(NULL);
 	size_t i, done = 0;
 	long made;
 
@@ -339,7 +336,6 @@ TEST_F(limit, make)
 	EXPECT_TRUE(device_agrees(self->dev, mem));
 	EXPECT_EQ(0, memory_count(mem, PAGE_OTHER));
 	EXPECT_EQ(0, limit_wrong(mem, variant->written, step));
-	EXPECT_GT(LIMIT_SECONDS, time(NULL) - start);
 }
 
 TEST_HARNESS_MAIN
