@@ -348,6 +348,9 @@ TEST_F(limits, make_flags)
 	expect_idle(_metadata, self->dev, &self->mem);
 }
 
+/* -EFAULT, or -ENOMEM if there is not even room for that many pointers */
+#define TOO_FAR		1
+
 /* Ranges that are none of the above, but that the memory does not fill */
 TEST_F(limits, range_of_holes)
 {
@@ -372,10 +375,11 @@ TEST_F(limits, range_of_holes)
 		{ fresh - page, 2 * page, -EFAULT, -EFAULT, -ENOENT, -EFAULT },
 		{ addr, (nr + 1) * page, nr, -EFAULT, -ENOENT, -EFAULT },
 		{ addr, 1024 * page, nr, -EFAULT, -ENOENT, -EFAULT },
-		{ addr, end - addr, nr, -ENOMEM, -ENOENT, -EFAULT },
+		{ addr, end - addr, nr, TOO_FAR, -ENOENT, -EFAULT },
 	};
 	struct devex_range range;
 	size_t i;
+	int ret;
 
 	for (i = 0; i < ARRAY_SIZE(ranges); i++) {
 		range = (struct devex_range){
@@ -383,7 +387,11 @@ TEST_F(limits, range_of_holes)
 			.size = ranges[i].size,
 			.npages = -1,
 		};
-		EXPECT_EQ(ranges[i].pin, TRY(self->dev, DEVEX_IOC_PIN, range))
+		ret = TRY(self->dev, DEVEX_IOC_PIN, range);
+		if (ranges[i].pin == TOO_FAR && ret == -ENOMEM)
+			ret = -EFAULT;
+		EXPECT_EQ(ranges[i].pin == TOO_FAR ? -EFAULT : ranges[i].pin,
+			  ret)
 			TH_LOG("number %zu", i);
 		EXPECT_EQ(ranges[i].unpin,
 			  TRY(self->dev, DEVEX_IOC_UNPIN, range))
