@@ -74,11 +74,20 @@ enum state {
 	PINNED,
 	URING,		/* pinned as a registered buffer of io_uring */
 	ONE_PINNED,
+	MOST_PINNED,	/* all but one page of each 2 MiB */
+};
+
+/* Huge pages that are allowed when it comes to the operation */
+enum allowed {
+	NONE,
+	PMD_SIZE,
+	ALL_SIZES,
 };
 
 static bool is_pinned(enum state state)
 {
-	return state == PINNED || state == URING || state == ONE_PINNED;
+	return state == PINNED || state == URING || state == ONE_PINNED ||
+	       state == MOST_PINNED;
 }
 
 /* What is measured */
@@ -100,7 +109,7 @@ enum op {
  * @op: what is measured
  * @state: of the memory before
  * @kinds: with each kind of memory, or with 4 KiB pages alone
- * @mthp: huge pages of all sizes are allowed when it comes to @op
+ * @allowed: huge pages when it comes to @op
  * @divisor: of the result, where that is not a page's share
  */
 struct test {
@@ -108,7 +117,7 @@ struct test {
 	enum op op;
 	enum state state;
 	bool kinds;
-	bool mthp;
+	enum allowed allowed;
 	unsigned int divisor;
 };
 
@@ -120,11 +129,13 @@ static const struct test tests[] = {
 	{ "fork_exclusive",	FORK,		EXCLUSIVE,	.kinds = true },
 	{ "fork_pinned",	FORK,		PINNED,		.kinds = true },
 	{ "fork_pinned",	FORK,		PINNED,		.kinds = true,
-		.mthp = true },
+		.allowed = ALL_SIZES },
 	{ "fork_pinned",	FORK,		URING,		.kinds = true },
 	{ "fork_pinned",	FORK,		URING,		.kinds = true,
-		.mthp = true },
+		.allowed = ALL_SIZES },
 	{ "fork_onepin",	FORK,		ONE_PINNED,	.kinds = true },
+	{ "fork_mostpin",	FORK,		MOST_PINNED,
+		.allowed = PMD_SIZE },
 	{ "copy",		COPY,		UNTOUCHED,	.divisor = COPIES },
 	{ "anon_fault",		TOUCH,		UNTOUCHED },
 	{ "cow_fault",		COW,		PLAIN },
@@ -377,6 +388,8 @@ static void memory_populate(struct memory *mem)
 
 static void memory_prepare(struct memory *mem, enum state state)
 {
+	size_t i;
+
 	if (state != UNTOUCHED)
 		memory_populate(mem);
 	switch (state) {
@@ -395,6 +408,13 @@ static void memory_prepare(struct memory *mem, enum state state)
 	case ONE_PINNED:
 		device_ioctl(BENCH_IOC_PIN, mem->addr + mem->size / 2, PAGE);
 		break;
+	case MOST_PINNED:
+		device_ioctl(BENCH_IOC_PIN, mem->addr, mem->size);
+		for (i = 0; i < mem->size; i += HUGE)
+			if (madvise(mem->addr + i, PAGE, MADV_DONTNEED))
+				fail("madvise: %m");
+		touch(mem);
+		break;
 	}
 }
 
@@ -402,8 +422,7 @@ static void memory_release(struct memory *mem, enum state state)
 {
 	if (state == URING)
 		uring_unpin();
-	if ((state == PINNED || state == ONE_PINNED) &&
-	    ioctl(device, BENCH_IOC_UNPIN))
+	else if (is_pinned(state) && ioctl(device, BENCH_IOC_UNPIN))
 		fail("BENCH_IOC_UNPIN: %m");
 	munmap(mem->map, mem->map_size);
 }
@@ -568,11 +587,11 @@ static uint64_t run_once(const struct test *test, enum kind kind, size_t pages,
 
 	memory_map(&mem, kind, pages);
 	memory_prepare(&mem, test->state);
-	if (test->mthp) {
+	if (test->allowed == ALL_SIZES)
 		allow_mthp(true);
-		if (madvise(mem.map, mem.map_size, MADV_HUGEPAGE))
-			fail("madvise: %m");
-	}
+	if (test->allowed != NONE &&
+	    madvise(mem.map, mem.map_size, MADV_HUGEPAGE))
+		fail("madvise: %m");
 	if (event && is_pinned(test->state))
 		frames = memory_frames(&mem);
 	if (test->op == COW)
@@ -599,7 +618,7 @@ static uint64_t run_once(const struct test *test, enum kind kind, size_t pages,
 		waitpid(pid, NULL, 0);
 	}
 	memory_release(&mem, test->state);
-	if (test->mthp)
+	if (test->allowed == ALL_SIZES)
 		allow_mthp(false);
 	free(frames);
 	settle();
@@ -701,7 +720,7 @@ static void full_name(char *name, size_t size, const struct test *test,
 	snprintf(name, size, "%s%s%s%s%s%s", test->name, test->kinds ? "_" : "",
 		 test->kinds ? kind_name[kind] : "",
 		 test->state == URING ? "_uring" : "",
-		 test->mthp ? "_mthp" : "", suffix);
+		 test->allowed == ALL_SIZES ? "_mthp" : "", suffix);
 }
 
 static void print_events(const char *name)
