@@ -232,7 +232,7 @@ vm_fault_t remove_device_exclusive_entry(struct vm_fault *vmf)
  * @vma: the VMA of the page that comes next
  * @limit: fault in up to here
  * @end: up to here everything is faulted in
- * @naps: how often userfaultfd may be what the first page has waited for
+ * @naps: how often something has been waited for that may take for ever
  * @section: the notifier section of the conversion
  * @folio: the folio that was locked and referenced last
  * @nr: the number of pages that are exclusive by now
@@ -250,7 +250,7 @@ struct exclusive_walk {
 	bool flush;
 };
 
-/* After so many of them, what a fault waits for is taken to be userfaultfd. */
+/* After so many of them in one call, waiting is over. */
 #define EXCLUSIVE_MAX_NAPS	100
 
 #ifdef CONFIG_LOCKDEP
@@ -317,7 +317,22 @@ static int exclusive_check_vma(const struct vm_area_struct *vma)
 	if (!vma_is_cow_mapping(vma) || is_vm_hugetlb_page(vma) ||
 	    (vma->vm_flags & (VM_IO | VM_PFNMAP | VM_MIXEDMAP)))
 		return -EOPNOTSUPP;
+	/* A fault that gets no memory for it does not say so. */
+	if (vma->vm_flags & VM_DROPPABLE)
+		return -EOPNOTSUPP;
 	return 0;
+}
+
+/* Whether a fault, where there is @entry, may wait for what userfaultfd does */
+static bool exclusive_may_be_userfault(struct vm_area_struct *vma,
+				       softleaf_t entry)
+{
+	/* These are there, and their faults wait for folios alone. */
+	if (softleaf_is_swap(entry) || softleaf_is_device_exclusive(entry))
+		return false;
+	return userfaultfd_missing(vma) || userfaultfd_minor(vma) ||
+	       (userfaultfd_wp(vma) && !userfaultfd_wp_async(vma)) ||
+	       (userfaultfd_rwp(vma) && !userfaultfd_rwp_async(vma));
 }
 
 /*
@@ -330,13 +345,14 @@ static int exclusive_check_vma(const struct vm_area_struct *vma)
 static int exclusive_fault_in_page(struct exclusive_walk *walk,
 				   unsigned long addr, softleaf_t entry)
 {
+	bool first = addr == walk->range->start, userfault;
 	vm_fault_t fault;
 
 	if (fatal_signal_pending(current))
 		return -EINTR;
 
 	/* Device-private memory moves for the page that was asked for first. */
-	if (addr != walk->range->start && softleaf_is_device_private(entry))
+	if (!first && softleaf_is_device_private(entry))
 		return -EBUSY;
 
 	cond_resched();
@@ -349,13 +365,16 @@ static int exclusive_fault_in_page(struct exclusive_walk *walk,
 		return 0;
 
 	/*
-	 * A folio is locked or is being read, or userfaultfd wants us to wait,
-	 * where it may be for ever: the first page is given some time.
+	 * A folio is locked or is being read, or userfaultfd wants us to wait.
+	 * For the folio of the first page we do that. All that may be for ever,
+	 * or keep the first page waiting, has some time together; but later
+	 * pages do not wait for userfaultfd at all.
 	 */
-	if (userfaultfd_armed(walk->vma) && !softleaf_is_swap(entry) &&
-	    (addr != walk->range->start ||
-	     walk->naps++ >= EXCLUSIVE_MAX_NAPS))
-		return -EFAULT;
+	userfault = exclusive_may_be_userfault(walk->vma, entry);
+	if (!first && userfault)
+		return -EBUSY;
+	if ((!first || userfault) && walk->naps++ >= EXCLUSIVE_MAX_NAPS)
+		return first ? -EFAULT : -EBUSY;
 	usleep_range_state(50, 100, TASK_KILLABLE);
 	return 0;
 }
@@ -761,9 +780,10 @@ static long exclusive_make_range(struct device_exclusive_range *range)
  * The range may cross VMAs and page tables. It is worked on from its start, and
  * as far as possible: where that ends depends on what other tasks do, too, so
  * ask for the rest with another call. It ends, among others, before a page
- * whose folio somebody else has locked, and before device-private memory;
- * neither holds for the page at @range->start. That one is waited for, and
- * moved back from the device.
+ * whose folio somebody else has locked, before one that takes more than some
+ * milliseconds to be faulted in, and before device-private memory. Nothing of
+ * that holds for the page at @range->start: it is waited for, and moved back
+ * from the device.
  *
  * On entry the caller holds the mmap_lock of @range->mm, for read or for write,
  * and no folio lock. The mmap_lock is not dropped. If pages are returned, the
@@ -802,7 +822,8 @@ static long exclusive_make_range(struct device_exclusive_range *range)
  *   because only userfaultfd can provide it.
  * * %-EOPNOTSUPP - what is at the start is not private anonymous memory, nor a
  *   private mapping of a file, which becomes that when it is written to; or it
- *   is hugetlb, or memory of a driver (VM_IO, VM_PFNMAP or VM_MIXEDMAP).
+ *   is hugetlb, memory that may be dropped (VM_DROPPABLE), or memory of a
+ *   driver (VM_IO, VM_PFNMAP or VM_MIXEDMAP).
  * * %-ENOMEM - out of memory.
  * * %-EINTR - a fatal signal is pending.
  */

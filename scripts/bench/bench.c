@@ -75,6 +75,7 @@ enum state {
 	URING,		/* pinned as a registered buffer of io_uring */
 	ONE_PINNED,
 	MOST_PINNED,	/* all but one page of each 2 MiB */
+	HALF_PINNED,	/* every second page */
 };
 
 /* Huge pages that are allowed when it comes to the operation */
@@ -87,7 +88,7 @@ enum allowed {
 static bool is_pinned(enum state state)
 {
 	return state == PINNED || state == URING || state == ONE_PINNED ||
-	       state == MOST_PINNED;
+	       state == MOST_PINNED || state == HALF_PINNED;
 }
 
 /* What is measured */
@@ -136,6 +137,7 @@ static const struct test tests[] = {
 	{ "fork_onepin",	FORK,		ONE_PINNED,	.kinds = true },
 	{ "fork_mostpin",	FORK,		MOST_PINNED,
 		.allowed = PMD_SIZE },
+	{ "fork_halfpin",	FORK,		HALF_PINNED },
 	{ "copy",		COPY,		UNTOUCHED,	.divisor = COPIES },
 	{ "anon_fault",		TOUCH,		UNTOUCHED },
 	{ "cow_fault",		COW,		PLAIN },
@@ -386,10 +388,20 @@ static void memory_populate(struct memory *mem)
 		fail("huge pages are mapped by PMDs");
 }
 
-static void memory_prepare(struct memory *mem, enum state state)
+/* Pin all of it, and replace one page of so many bytes by another one. */
+static void pin_with_holes(const struct memory *mem, size_t bytes)
 {
 	size_t i;
 
+	device_ioctl(BENCH_IOC_PIN, mem->addr, mem->size);
+	for (i = 0; i < mem->size; i += bytes)
+		if (madvise(mem->addr + i, PAGE, MADV_DONTNEED))
+			fail("madvise: %m");
+	touch(mem);
+}
+
+static void memory_prepare(struct memory *mem, enum state state)
+{
 	if (state != UNTOUCHED)
 		memory_populate(mem);
 	switch (state) {
@@ -409,11 +421,10 @@ static void memory_prepare(struct memory *mem, enum state state)
 		device_ioctl(BENCH_IOC_PIN, mem->addr + mem->size / 2, PAGE);
 		break;
 	case MOST_PINNED:
-		device_ioctl(BENCH_IOC_PIN, mem->addr, mem->size);
-		for (i = 0; i < mem->size; i += HUGE)
-			if (madvise(mem->addr + i, PAGE, MADV_DONTNEED))
-				fail("madvise: %m");
-		touch(mem);
+		pin_with_holes(mem, HUGE);
+		break;
+	case HALF_PINNED:
+		pin_with_holes(mem, 2 * PAGE);
 		break;
 	}
 }

@@ -28,7 +28,7 @@ CPUS = (8, 64, 256)
 # How many words of a line are its key; what follows is numbers.
 KEY_WORDS = {"metric": 2, "point": 2, "event": 2, "pages": 1, "text": 1}
 RANGE = "{ratio:.2f} ({ratio_min:.2f} to {ratio_max:.2f})"
-COPYING = ("fork_pinned", "fork_onepin", "fork_mostpin")
+COPYING = ("fork_pinned", "fork_onepin", "fork_mostpin", "fork_halfpin")
 GROUPS = {  # by how the names begin
     "Device-exclusive": ("make", "restore"),
     "fork()": ("fork_plain", "fork_exclusive", *COPYING, "copy"),

@@ -14,6 +14,9 @@
 #ifndef MADV_GUARD_INSTALL
 #define MADV_GUARD_INSTALL	102
 #endif
+#ifndef MAP_DROPPABLE
+#define MAP_DROPPABLE		0x08
+#endif
 
 /*
  * Memory of every kind
@@ -169,6 +172,15 @@ TEST_F(memory, hugetlb_shared)
 	memory_fill(&self->mem, SEED);
 	expect_error(_metadata, self->dev, &self->mem, -EOPNOTSUPP);
 	EXPECT_EQ(0, memory_wrong(&self->mem, SEED));
+}
+
+/* The kernel may drop it, and does not say so if there is no memory for it. */
+TEST_F(memory, droppable)
+{
+	map(_metadata, &self->mem, 4 * page_size(), PROT_READ | PROT_WRITE,
+	    MAP_DROPPABLE | MAP_ANONYMOUS, -1);
+	memory_fill(&self->mem, SEED);
+	expect_error(_metadata, self->dev, &self->mem, -EOPNOTSUPP);
 }
 
 /* Mapped by PFN */

@@ -12,6 +12,7 @@
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <time.h>
 
 #include "devex_util.h"
 
@@ -211,6 +212,120 @@ TEST_F(uffd, device_writes)
 	EXPECT_EQ(0, memory_wrong(&self->mem, SEED));
 }
 
+/* A call in a thread of its own, to see whether it ends */
+struct call {
+	const struct memory *mem;
+	uint32_t flags;
+	long ret;
+	int dev;
+	bool done;
+	pthread_t thread;
+};
+
+static void *call_thread(void *data)
+{
+	struct call *call = data;
+
+	call->ret = device_make(call->dev, call->mem, call->flags);
+	__atomic_store_n(&call->done, true, __ATOMIC_RELEASE);
+	return NULL;
+}
+
+static void call_start(struct __test_metadata *_metadata, struct call *call)
+{
+	call->done = false;
+	ASSERT_EQ(0, pthread_create(&call->thread, NULL, call_thread, call));
+}
+
+static bool call_ends_within(struct call *call, long milliseconds)
+{
+	struct timespec now, start;
+	bool done, in_time;
+
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	do {
+		usleep(1000);
+		done = __atomic_load_n(&call->done, __ATOMIC_ACQUIRE);
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		in_time = (now.tv_sec - start.tv_sec) * 1000 +
+			  (now.tv_nsec - start.tv_nsec) / 1000000 < milliseconds;
+	} while (!done && in_time);
+	return done;
+}
+
+/* Of the second folio, the first page is exclusive and locked by @keeper. */
+static struct memory lock_second_folio(struct __test_metadata *_metadata,
+				       int keeper, const struct memory *mem)
+{
+	struct memory kept = memory_part(mem, mem->nr / 2, 1);
+
+	ASSERT_EQ(1, device_make(keeper, &kept, DEVEX_RANGE_LOCKED));
+	return kept;
+}
+
+/* For that page and those in front of it, the call does not wait for long. */
+static void expect_short(struct __test_metadata *_metadata, int keeper, int dev,
+			 const struct memory *mem)
+{
+	struct memory part = memory_part(mem, mem->nr / 2 - 4, 8);
+	struct call call = {
+		.mem = &part,
+		.flags = DEVEX_RANGE_ONCE | DEVEX_RANGE_WAIT,
+		.dev = dev,
+	};
+	bool ends;
+
+	call_start(_metadata, &call);
+	ends = call_ends_within(&call, 10000);
+	EXPECT_TRUE(ends)
+		TH_LOG("it waits for another page than the first");
+	ASSERT_EQ(0, device_unlock(keeper));
+	ASSERT_EQ(0, pthread_join(call.thread, NULL));
+	if (ends)
+		EXPECT_EQ(4, call.ret);
+	EXPECT_EQ(call.ret, device_held(dev, &part));
+}
+
+/*
+ * A page is exclusive and protected, and its folio is locked: that is not what
+ * userfaultfd has to do with. As the first page, it is waited for.
+ */
+TEST_F(uffd, locked_first)
+{
+	struct call call = { .flags = DEVEX_RANGE_WAIT, .dev = self->dev };
+	int keeper = device_open();
+	struct memory kept;
+
+	ASSERT_LE(0, keeper);
+	kept = lock_second_folio(_metadata, keeper, &self->mem);
+	protect(_metadata, self->uffd, &kept, variant->any_access);
+	call.mem = &kept;
+	call_start(_metadata, &call);
+	EXPECT_FALSE(call_ends_within(&call, 300))
+		TH_LOG("it does not wait, and returns %ld", call.ret);
+	ASSERT_EQ(0, device_unlock(keeper));
+	ASSERT_EQ(0, pthread_join(call.thread, NULL));
+	EXPECT_EQ(1, call.ret);
+	EXPECT_EQ(1, device_held(self->dev, &kept));
+	EXPECT_EQ(0, memory_count_bit(&kept, PM_UFFD_WP));
+	close(keeper);
+	EXPECT_EQ(0, memory_wrong(&self->mem, SEED));
+}
+
+/* As a later page, it is not waited for. */
+TEST_F(uffd, locked_later)
+{
+	int keeper = device_open();
+	struct memory kept;
+
+	ASSERT_LE(0, keeper);
+	kept = lock_second_folio(_metadata, keeper, &self->mem);
+	protect(_metadata, self->uffd, &kept, variant->any_access);
+	expect_short(_metadata, keeper, self->dev, &self->mem);
+	close(keeper);
+	EXPECT_EQ(0, memory_wrong(&self->mem, SEED));
+}
+
 /*
  * What is missing is for userfaultfd to provide. Nobody can wait for that with
  * the mmap_lock held: the call gives what there is in front of it.
@@ -256,22 +371,6 @@ TEST_F(missing, make)
 	EXPECT_EQ(0, memory_wrong(&self->there, SEED));
 }
 
-struct missing_call {
-	const struct memory *mem;
-	long ret;
-	int dev;
-	bool done;
-};
-
-static void *missing_thread(void *data)
-{
-	struct missing_call *call = data;
-
-	call->ret = device_make(call->dev, call->mem, DEVEX_RANGE_ONCE);
-	__atomic_store_n(&call->done, true, __ATOMIC_RELEASE);
-	return NULL;
-}
-
 /*
  * The first page is lost meanwhile: it must not wait for ever for that one, nor
  * wait at all for the others.
@@ -279,26 +378,23 @@ static void *missing_thread(void *data)
 TEST_F(missing, discarded_meanwhile)
 {
 	const struct memory first = memory_part(&self->mem, 0, 1);
-	struct missing_call call = { .mem = &self->mem, .dev = self->dev };
+	struct call call = {
+		.mem = &self->mem,
+		.flags = DEVEX_RANGE_ONCE,
+		.dev = self->dev,
+	};
 	struct uffdio_zeropage zero = {
 		.range = { (uintptr_t)first.addr, first.size },
 	};
-	unsigned int delay, tries;
-	pthread_t thread;
+	unsigned int delay;
 
 	for (delay = 0; delay < 20; delay++) {
-		call.done = false;
-		ASSERT_EQ(0, pthread_create(&thread, NULL, missing_thread,
-					    &call));
+		call_start(_metadata, &call);
 		usleep(delay * 1000);
 		ASSERT_EQ(0, madvise(first.addr, first.size, MADV_DONTNEED));
-		for (tries = 0; !__atomic_load_n(&call.done, __ATOMIC_ACQUIRE);
-		     tries++) {
-			ASSERT_GT(2000, tries)
-				TH_LOG("it does not end");
-			usleep(10000);
-		}
-		ASSERT_EQ(0, pthread_join(thread, NULL));
+		ASSERT_TRUE(call_ends_within(&call, 20000))
+			TH_LOG("it does not end");
+		ASSERT_EQ(0, pthread_join(call.thread, NULL));
 		if (call.ret != -EFAULT) {
 			EXPECT_LT(0, call.ret);
 			EXPECT_GE((long)self->there.nr, call.ret);
@@ -732,6 +828,27 @@ TEST_F(track, soft_dirty_again)
 	EXPECT_EQ(memory_value(SEED, 5, 0) + 3,
 		  read_word(memory_word(&self->part, 5)));
 	EXPECT_EQ(PAGES, memory_count_bit(&self->part, PM_SOFT_DIRTY));
+}
+
+/*
+ * An entry that is to become dirty is faulted in, for which its folio has to be
+ * unlocked: only the first page is waited for.
+ */
+TEST_F(track, soft_dirty_locked)
+{
+	int keeper = device_open();
+
+	if (no_soft_dirty())
+		SKIP(return, "no soft-dirty bits on this architecture");
+
+	ASSERT_LE(0, keeper);
+	lock_second_folio(_metadata, keeper, &self->mem);
+	/* The new stack of a thread must not be merged with it, and be dirty. */
+	ASSERT_EQ(0, madvise(self->mem.addr, self->mem.size, MADV_DONTDUMP));
+	ASSERT_EQ(0, clear_soft_dirty());
+	expect_short(_metadata, keeper, self->dev, &self->mem);
+	close(keeper);
+	EXPECT_EQ(0, memory_wrong(&self->mem, SEED));
 }
 
 static long minor_faults(void)
