@@ -232,7 +232,7 @@ vm_fault_t remove_device_exclusive_entry(struct vm_fault *vmf)
  * @vma: the VMA of the page that comes next
  * @limit: fault in up to here
  * @end: up to here everything is faulted in
- * @naps: how often something has been waited for that may take for ever
+ * @naps: how often it has been waited for something that is not worth more time
  * @section: the notifier section of the conversion
  * @folio: the folio that was locked and referenced last
  * @nr: the number of pages that are exclusive by now
@@ -250,7 +250,7 @@ struct exclusive_walk {
 	bool flush;
 };
 
-/* After so many of them in one call, waiting is over. */
+/* In one call there are no more of them, but for the folio of the first page. */
 #define EXCLUSIVE_MAX_NAPS	100
 
 #ifdef CONFIG_LOCKDEP
@@ -327,7 +327,7 @@ static int exclusive_check_vma(const struct vm_area_struct *vma)
 static bool exclusive_may_be_userfault(struct vm_area_struct *vma,
 				       softleaf_t entry)
 {
-	/* These are there, and their faults wait for folios alone. */
+	/* Their faults wait for folios alone, until there is a present PTE. */
 	if (softleaf_is_swap(entry) || softleaf_is_device_exclusive(entry))
 		return false;
 	return userfaultfd_missing(vma) || userfaultfd_minor(vma) ||
@@ -780,10 +780,11 @@ static long exclusive_make_range(struct device_exclusive_range *range)
  * The range may cross VMAs and page tables. It is worked on from its start, and
  * as far as possible: where that ends depends on what other tasks do, too, so
  * ask for the rest with another call. It ends, among others, before a page
- * whose folio somebody else has locked, before one that takes more than some
- * milliseconds to be faulted in, and before device-private memory. Nothing of
- * that holds for the page at @range->start: it is waited for, and moved back
- * from the device.
+ * whose folio somebody else has locked, or reads in, and before device-private
+ * memory; neither holds for the page at @range->start. That one is waited for,
+ * and moved back from the device. While pages are faulted in, others may be
+ * waited for, too: some milliseconds, all of them together, and where the page
+ * fault cannot do without.
  *
  * On entry the caller holds the mmap_lock of @range->mm, for read or for write,
  * and no folio lock. The mmap_lock is not dropped. If pages are returned, the

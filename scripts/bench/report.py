@@ -49,6 +49,7 @@ MAIN = {
     "fork_pinned_4k": "fork with pinned 4 KiB pages",
     "fork_pinned_4k_overhead": "fork with pinned 4 KiB pages, copying left out",
     "fork_pinned_4k_mthp": "fork with pinned 4 KiB pages, mTHP allowed",
+    "fork_halfpin": "fork with every second 4 KiB page pinned",
     "fork_pinned_thp": "fork with pinned huge pages",
     "fork_pinned_thp_overhead": "fork with pinned huge pages, copying left out",
     "fork_onepin_thp": "fork with 4 KiB pinned in 16 MiB of huge pages",

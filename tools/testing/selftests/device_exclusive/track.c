@@ -218,6 +218,7 @@ struct call {
 	uint32_t flags;
 	long ret;
 	int dev;
+	pid_t tid;
 	bool done;
 	pthread_t thread;
 };
@@ -226,6 +227,7 @@ static void *call_thread(void *data)
 {
 	struct call *call = data;
 
+	__atomic_store_n(&call->tid, syscall(SYS_gettid), __ATOMIC_RELEASE);
 	call->ret = device_make(call->dev, call->mem, call->flags);
 	__atomic_store_n(&call->done, true, __ATOMIC_RELEASE);
 	return NULL;
@@ -234,7 +236,18 @@ static void *call_thread(void *data)
 static void call_start(struct __test_metadata *_metadata, struct call *call)
 {
 	call->done = false;
+	call->tid = 0;
 	ASSERT_EQ(0, pthread_create(&call->thread, NULL, call_thread, call));
+}
+
+/* It waits, at least for a moment, or it has ended. */
+static void until_call_waits(struct call *call)
+{
+	pid_t tid = 0;
+
+	while (!__atomic_load_n(&call->done, __ATOMIC_ACQUIRE) &&
+	       !(tid && thread_state(tid) == 'D'))
+		tid = __atomic_load_n(&call->tid, __ATOMIC_ACQUIRE);
 }
 
 static bool call_ends_within(struct call *call, long milliseconds)
@@ -301,6 +314,7 @@ TEST_F(uffd, locked_first)
 	protect(_metadata, self->uffd, &kept, variant->any_access);
 	call.mem = &kept;
 	call_start(_metadata, &call);
+	until_call_waits(&call);
 	EXPECT_FALSE(call_ends_within(&call, 300))
 		TH_LOG("it does not wait, and returns %ld", call.ret);
 	ASSERT_EQ(0, device_unlock(keeper));
