@@ -232,7 +232,7 @@ vm_fault_t remove_device_exclusive_entry(struct vm_fault *vmf)
  * @vma: the VMA of the page that comes next
  * @limit: fault in up to here
  * @end: up to here everything is faulted in
- * @naps: how often it has been waited for something that is not worth more time
+ * @naps: how often it has been waited for pages behind the first one
  * @section: the notifier section of the conversion
  * @folio: the folio that was locked and referenced last
  * @nr: the number of pages that are exclusive by now
@@ -250,7 +250,7 @@ struct exclusive_walk {
 	bool flush;
 };
 
-/* In one call there are no more of them, but for the folio of the first page. */
+/* So often a call waits for pages behind the first one. */
 #define EXCLUSIVE_MAX_NAPS	100
 
 #ifdef CONFIG_LOCKDEP
@@ -345,7 +345,7 @@ static bool exclusive_may_be_userfault(struct vm_area_struct *vma,
 static int exclusive_fault_in_page(struct exclusive_walk *walk,
 				   unsigned long addr, softleaf_t entry)
 {
-	bool first = addr == walk->range->start, userfault;
+	bool first = addr == walk->range->start;
 	vm_fault_t fault;
 
 	if (fatal_signal_pending(current))
@@ -364,17 +364,15 @@ static int exclusive_fault_in_page(struct exclusive_walk *walk,
 	if (!(fault & VM_FAULT_RETRY))
 		return 0;
 
+	/* Nobody is told of a fault that does not wait. */
+	if (exclusive_may_be_userfault(walk->vma, entry))
+		return -EFAULT;
 	/*
-	 * A folio is locked or is being read, or userfaultfd wants us to wait.
-	 * For the folio of the first page we do that. All that may be for ever,
-	 * or keep the first page waiting, has some time together; but later
-	 * pages do not wait for userfaultfd at all.
+	 * A folio is locked or is being read. For that of the first page we
+	 * wait; those of all later pages have some time together.
 	 */
-	userfault = exclusive_may_be_userfault(walk->vma, entry);
-	if (!first && userfault)
+	if (!first && walk->naps++ >= EXCLUSIVE_MAX_NAPS)
 		return -EBUSY;
-	if ((!first || userfault) && walk->naps++ >= EXCLUSIVE_MAX_NAPS)
-		return first ? -EFAULT : -EBUSY;
 	usleep_range_state(50, 100, TASK_KILLABLE);
 	return 0;
 }
@@ -577,7 +575,6 @@ static void exclusive_convert_ptes(struct exclusive_walk *walk,
 
 	if (!folio_test_dirty(walk->folio))
 		folio_mark_dirty(walk->folio);
-	folio_mark_accessed(walk->folio);
 }
 
 /*
@@ -606,6 +603,8 @@ static int exclusive_convert_folio(struct exclusive_walk *walk,
 		nr = exclusive_pte_batch(walk->folio, ptep, pte, max_nr);
 	}
 
+	/* There is no accessed bit: this is what tells that devices use it. */
+	folio_mark_accessed(walk->folio);
 	for (i = 0; i < nr; i++)
 		pages[i] = page + i;
 	walk->nr += nr;
@@ -773,9 +772,10 @@ static long exclusive_make_range(struct device_exclusive_range *range)
  * page back. What is not a writable anonymous page yet is faulted in as for a
  * write first. What is device-exclusive already stays so, without a fault, unless
  * userfaultfd or soft-dirty tracking has to see a write; if it is another device
- * that has it, an MMU_NOTIFY_EXCLUSIVE event tells it to let go. One such event,
- * with @range->owner, is sent for all of the range, and for all of a THP that the
- * range begins or ends in; the caller must ignore its own.
+ * that has it, an MMU_NOTIFY_EXCLUSIVE event tells it to let go. Such an event,
+ * with @range->owner, is sent for all that is worked on at once, which is all of
+ * the range if nothing gets in between, and for all of a THP that this begins or
+ * ends in; the caller must ignore its own.
  *
  * The range may cross VMAs and page tables. It is worked on from its start, and
  * as far as possible: where that ends depends on what other tasks do, too, so

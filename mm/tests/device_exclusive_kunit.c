@@ -987,6 +987,23 @@ static void range_dirties(struct kunit *test)
 	unlock_range(test, ret);
 }
 
+/* Whoever uses a page has used it, also if it has been exclusive before. */
+static void range_accesses(struct kunit *test)
+{
+	struct exclusive_test *t = test->priv;
+	struct folio *folio;
+	int i;
+
+	write_pages(test, 0, 1);
+	folio = folio_at(test, 0);
+	for (i = 0; i < 3; i++) {
+		folio_clear_referenced(folio);
+		make_exclusive(test, 0, 1);
+		KUNIT_EXPECT_EQ(test, count_exclusive(t, 0, 1), 1);
+		KUNIT_EXPECT_TRUE(test, folio_test_referenced(folio));
+	}
+}
+
 static void range_soft_dirty(struct kunit *test)
 {
 	struct exclusive_test *t = test->priv;
@@ -1004,7 +1021,7 @@ static void range_soft_dirty(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, pte_swp_soft_dirty(read_pte(t, 1)));
 	KUNIT_EXPECT_FALSE(test, pte_swp_soft_dirty(read_pte(t, 2)));
 	KUNIT_EXPECT_TRUE(test, pte_swp_soft_dirty(read_pte(t, 3)));
-	/* A CPU writes to all of them. */
+	/* When a CPU has them back, all are: the device may have written. */
 	expect_written(test, 0, 4);
 	KUNIT_EXPECT_TRUE(test, pte_soft_dirty(read_pte(t, 1)));
 	KUNIT_EXPECT_TRUE(test, pte_soft_dirty(read_pte(t, 2)));
@@ -1422,6 +1439,7 @@ static struct kunit_case range_cases[] = {
 	KUNIT_CASE(range_again),
 	KUNIT_CASE(range_mixed),
 	KUNIT_CASE(range_dirties),
+	KUNIT_CASE(range_accesses),
 	KUNIT_CASE(range_soft_dirty),
 	KUNIT_CASE(range_folios),
 	KUNIT_CASE(range_part_of_folio),
@@ -1490,9 +1508,16 @@ static int io_mmap(struct file *file, struct vm_area_struct *vma)
 	return 0;
 }
 
+static int mixed_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	vm_flags_set(vma, VM_MIXEDMAP);
+	return 0;
+}
+
 static const struct file_operations special_fops = { .mmap = special_mmap };
 static const struct file_operations pfn_fops = { .mmap = pfn_mmap };
 static const struct file_operations io_fops = { .mmap = io_mmap };
+static const struct file_operations mixed_fops = { .mmap = mixed_mmap };
 
 static void map_special(struct kunit *test, unsigned long from,
 			const struct file_operations *fops)
@@ -1584,6 +1609,11 @@ static void map_io(struct kunit *test, unsigned long nr)
 	map_special(test, nr, &io_fops);
 }
 
+static void map_mixed(struct kunit *test, unsigned long nr)
+{
+	map_special(test, nr, &mixed_fops);
+}
+
 struct obstacle {
 	const char *name;
 	void (*map)(struct kunit *test, unsigned long nr);
@@ -1601,6 +1631,7 @@ static const struct obstacle obstacles[] = {
 	{ "shared", map_shared, -EOPNOTSUPP },
 	{ "PFN map", map_pfns, -EOPNOTSUPP },
 	{ "I/O", map_io, -EOPNOTSUPP },
+	{ "mixed map", map_mixed, -EOPNOTSUPP },
 	{ "no memory", map_no_memory, -ENOMEM },
 };
 
@@ -1725,6 +1756,22 @@ static void fault_retried(struct kunit *test)
 	KUNIT_EXPECT_PTR_NE(test, page_at(t, 1), t->page);
 	expect_written(test, 0, 1);
 	read_zeros(test, 1, 2);
+}
+
+/* What is never ready only holds up those who ask for it first. */
+static void fault_never_ready(struct kunit *test)
+{
+	struct exclusive_test *t = test->priv;
+	long ret;
+
+	write_pages(test, 0, 2);
+	map_faults(test, 2, 0);
+	t->nr_retries = INT_MAX;
+	ret = make_range(t, 0, 4);
+	expect_result(test, ret, 2);
+	unlock_range(test, ret);
+	KUNIT_EXPECT_LT(test, t->nr_retries, INT_MAX);
+	expect_written(test, 0, 2);
 }
 
 /* The mmap_lock is still held afterwards. */
@@ -1853,6 +1900,7 @@ static struct kunit_case error_cases[] = {
 	KUNIT_CASE_PARAM(error_invalid, bad_range_gen_params),
 	KUNIT_CASE(error_no_address),
 	KUNIT_CASE(fault_retried),
+	KUNIT_CASE(fault_never_ready),
 	KUNIT_CASE(fault_keeps_lock),
 	KUNIT_CASE(killed_before),
 	KUNIT_CASE(killed_in_fault),

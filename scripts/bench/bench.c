@@ -76,6 +76,7 @@ enum state {
 	ONE_PINNED,
 	MOST_PINNED,	/* all but one page of each 2 MiB */
 	HALF_PINNED,	/* every second page */
+	SPARSE_PINNED,	/* one page of each 2 MiB, and no others are there */
 };
 
 /* Huge pages that are allowed when it comes to the operation */
@@ -88,7 +89,8 @@ enum allowed {
 static bool is_pinned(enum state state)
 {
 	return state == PINNED || state == URING || state == ONE_PINNED ||
-	       state == MOST_PINNED || state == HALF_PINNED;
+	       state == MOST_PINNED || state == HALF_PINNED ||
+	       state == SPARSE_PINNED;
 }
 
 /* What is measured */
@@ -138,6 +140,8 @@ static const struct test tests[] = {
 	{ "fork_mostpin",	FORK,		MOST_PINNED,
 		.allowed = PMD_SIZE },
 	{ "fork_halfpin",	FORK,		HALF_PINNED },
+	{ "fork_sparsepin",	FORK,		SPARSE_PINNED,
+		.allowed = PMD_SIZE, .divisor = 1 },
 	{ "copy",		COPY,		UNTOUCHED,	.divisor = COPIES },
 	{ "anon_fault",		TOUCH,		UNTOUCHED },
 	{ "cow_fault",		COW,		PLAIN },
@@ -400,6 +404,20 @@ static void pin_with_holes(const struct memory *mem, size_t bytes)
 	touch(mem);
 }
 
+/* Pin all of it, and keep one page of each 2 MiB, in the middle. */
+static void pin_sparse(const struct memory *mem)
+{
+	const size_t half = HUGE / 2;
+	size_t i;
+
+	device_ioctl(BENCH_IOC_PIN, mem->addr, mem->size);
+	for (i = 0; i < mem->size; i += HUGE)
+		if (madvise(mem->addr + i, half, MADV_DONTNEED) ||
+		    madvise(mem->addr + i + half + PAGE, half - PAGE,
+			    MADV_DONTNEED))
+			fail("madvise: %m");
+}
+
 static void memory_prepare(struct memory *mem, enum state state)
 {
 	if (state != UNTOUCHED)
@@ -425,6 +443,9 @@ static void memory_prepare(struct memory *mem, enum state state)
 		break;
 	case HALF_PINNED:
 		pin_with_holes(mem, 2 * PAGE);
+		break;
+	case SPARSE_PINNED:
+		pin_sparse(mem);
 		break;
 	}
 }

@@ -31,7 +31,8 @@ RANGE = "{ratio:.2f} ({ratio_min:.2f} to {ratio_max:.2f})"
 COPYING = ("fork_pinned", "fork_onepin", "fork_mostpin", "fork_halfpin")
 GROUPS = {  # by how the names begin
     "Device-exclusive": ("make", "restore"),
-    "fork()": ("fork_plain", "fork_exclusive", *COPYING, "copy"),
+    "fork()": ("fork_plain", "fork_exclusive", *COPYING, "fork_sparsepin",
+               "copy"),
     "Guards": "",
 }
 CHARTS = {  # the least number of pages, and the series
@@ -50,6 +51,7 @@ MAIN = {
     "fork_pinned_4k_overhead": "fork with pinned 4 KiB pages, copying left out",
     "fork_pinned_4k_mthp": "fork with pinned 4 KiB pages, mTHP allowed",
     "fork_halfpin": "fork with every second 4 KiB page pinned",
+    "fork_sparsepin": "fork with 8 page tables of one pinned page each",
     "fork_pinned_thp": "fork with pinned huge pages",
     "fork_pinned_thp_overhead": "fork with pinned huge pages, copying left out",
     "fork_onepin_thp": "fork with 4 KiB pinned in 16 MiB of huge pages",

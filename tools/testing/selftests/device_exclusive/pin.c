@@ -4,7 +4,10 @@
  * stay with the parent, as they are mapped there, and the child gets copies.
  */
 #include <fcntl.h>
+#include <pthread.h>
+#include <sys/mman.h>
 #include <sys/uio.h>
+#include <time.h>
 
 #include "kselftest_harness.h"
 
@@ -1050,6 +1053,107 @@ TEST(references)
 		EXPECT_EQ(0, status)
 			TH_LOG("status 0x%x with %u references", status, nr);
 	}
+}
+
+/* Somebody who truncates a file, so many nanoseconds after being told to */
+struct truncator {
+	int fd;
+	long delay;
+	bool go;
+};
+
+static long nanoseconds_since(const struct timespec *start)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (now.tv_sec - start->tv_sec) * 1000000000L + now.tv_nsec -
+	       start->tv_nsec;
+}
+
+static void *truncate_later(void *data)
+{
+	struct truncator *truncator = data;
+	struct timespec start;
+
+	while (!__atomic_load_n(&truncator->go, __ATOMIC_ACQUIRE))
+		;
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	while (nanoseconds_since(&start) < truncator->delay)
+		;
+	return ftruncate(truncator->fd, 0) ? truncator : NULL;
+}
+
+static long time_of_fork(struct __test_metadata *_metadata)
+{
+	struct timespec start;
+	long time;
+	pid_t pid;
+
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	pid = fork();
+	if (!pid)
+		_exit(0);
+	time = nanoseconds_since(&start);
+	ASSERT_LE(0, pid);
+	EXPECT_EQ(0, child_exit(pid));
+	return time;
+}
+
+/*
+ * What is mapped behind the end of a file goes when the file is truncated, also
+ * while it is pinned, and also from a process that is just forking. The child
+ * must not keep what fork was copying at that time.
+ */
+TEST(truncated_meanwhile)
+{
+	const int rounds = 50;
+	struct truncator truncator = {};
+	struct memory mem = { .nr = 512 };
+	pthread_t thread;
+	struct peer peer;
+	long took = 0;
+	void *error;
+	int dev, i;
+
+	dev = device_open();
+	ASSERT_LE(0, dev);
+	truncator.fd = memfd_create("truncated", 0);
+	ASSERT_LE(0, truncator.fd);
+	mem.size = mem.nr * page_size();
+	mem.addr = mmap(NULL, mem.size, PROT_READ | PROT_WRITE, MAP_PRIVATE,
+			truncator.fd, 0);
+	ASSERT_NE(MAP_FAILED, mem.addr);
+
+	/* From the beginning of fork to its end */
+	for (i = 0; i <= rounds; i++) {
+		ASSERT_EQ(0, ftruncate(truncator.fd, mem.size));
+		memory_fill(&mem, PARENT_SEED);
+		ASSERT_EQ(0, device_pin(dev, &mem));
+		if (!i)
+			took = time_of_fork(_metadata);
+		truncator.delay = took * i / rounds;
+		truncator.go = false;
+		ASSERT_EQ(0, pthread_create(&thread, NULL, truncate_later,
+					    &truncator));
+		__atomic_store_n(&truncator.go, true, __ATOMIC_RELEASE);
+		ASSERT_LE(0, peer_fork(&peer));
+		if (!peer.pid) {
+			EXPECT_TRUE(peer_wait(&peer));
+			_exit(memory_count(&mem, PAGE_NONE) != mem.nr);
+		}
+		ASSERT_EQ(0, pthread_join(thread, &error));
+		ASSERT_EQ(NULL, error);
+		EXPECT_EQ(mem.nr, memory_count(&mem, PAGE_NONE));
+		peer_tell(&peer);
+		EXPECT_EQ(0, peer_exit(&peer))
+			TH_LOG("the child has pages that are no longer there, after %ld of %ld ns",
+			       truncator.delay, took);
+		EXPECT_EQ(0, device_unpin(dev, &mem));
+	}
+	munmap(mem.addr, mem.size);
+	close(truncator.fd);
+	close(dev);
 }
 
 /* A process that may have huge pages gets a huge page for each. */
