@@ -233,6 +233,7 @@ vm_fault_t remove_device_exclusive_entry(struct vm_fault *vmf)
  * @limit: fault in up to here
  * @end: up to here everything is faulted in
  * @naps: how often it has been waited for pages behind the first one
+ * @userfaults: how often userfaultfd seems to have been in the way
  * @section: the notifier section of the conversion
  * @folio: the folio that was locked and referenced last
  * @nr: the number of pages that are exclusive by now
@@ -244,6 +245,7 @@ struct exclusive_walk {
 	unsigned long limit;
 	unsigned long end;
 	int naps;
+	int userfaults;
 	struct mmu_notifier_range section;
 	struct folio *folio;
 	long nr;
@@ -364,9 +366,12 @@ static int exclusive_fault_in_page(struct exclusive_walk *walk,
 	if (!(fault & VM_FAULT_RETRY))
 		return 0;
 
-	/* Nobody is told of a fault that does not wait. */
+	/*
+	 * Nobody is told of a fault that does not wait: there is no point in
+	 * waiting. The fault may have found another entry, but hardly twice.
+	 */
 	if (exclusive_may_be_userfault(walk->vma, entry))
-		return -EFAULT;
+		return walk->userfaults++ ? -EFAULT : 0;
 	/*
 	 * A folio is locked or is being read. For that of the first page we
 	 * wait; those of all later pages have some time together.

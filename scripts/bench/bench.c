@@ -392,13 +392,13 @@ static void memory_populate(struct memory *mem)
 		fail("huge pages are mapped by PMDs");
 }
 
-/* Pin all of it, and replace one page of so many bytes by another one. */
+/* Pin all of it, and replace a page in the middle of so many bytes by another. */
 static void pin_with_holes(const struct memory *mem, size_t bytes)
 {
 	size_t i;
 
 	device_ioctl(BENCH_IOC_PIN, mem->addr, mem->size);
-	for (i = 0; i < mem->size; i += bytes)
+	for (i = bytes / 2; i < mem->size; i += bytes)
 		if (madvise(mem->addr + i, PAGE, MADV_DONTNEED))
 			fail("madvise: %m");
 	touch(mem);

@@ -998,11 +998,13 @@ static int splice_page(char *addr, unsigned int nr)
 }
 
 /*
- * Fork where the pages 0 and 2 have @nr more references each, and 1 and 3 are
- * pinned. Returns what the process is to exit with.
+ * Fork where some pages have @nr more references each, and others are pinned,
+ * four of them behind one with references. Returns what the process is to exit
+ * with.
  */
 static int fork_referenced(unsigned int nr)
 {
+	static const char pages[] = "rprp rpppp r";
 	struct memory mem, part;
 	int dev, i;
 	pid_t pid;
@@ -1010,10 +1012,11 @@ static int fork_referenced(unsigned int nr)
 	dev = device_open();
 	if (dev < 0 || memory_map(&mem, SMALL, PARENT_SEED))
 		return 1;
-	for (i = 0; i < 4; i++) {
+	for (i = 0; pages[i]; i++) {
 		part = memory_part(&mem, i, 1);
-		if (i % 2 ? device_pin(dev, &part) :
-			    splice_page(part.addr, nr))
+		if (pages[i] == 'p' && device_pin(dev, &part))
+			return 2;
+		if (pages[i] == 'r' && splice_page(part.addr, nr))
 			return 2;
 	}
 	pid = fork();
