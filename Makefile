@@ -6,7 +6,7 @@ from := $(or $(PWD),$(CURDIR))
 ifneq ($(KERNEL),)
 override KERNEL := $(if $(filter /%,$(KERNEL)),$(KERNEL),$(from)/$(KERNEL))
 endif
-export KERNEL ARCH BASE TESTS MAILS MINUTES SEED STEPS BREAK CHECKS
+export KERNEL ARCH BASE TESTS MAILS MINUTES SEED STEPS BREAK CHECKS ROWS
 
 VERBS := demo test test-upstream test-debug test-series test-configs coverage
 VERBS += stress kunit bench shell lint series apply release-check clean
@@ -38,6 +38,7 @@ help:
 	@echo "TESTS='fork:*'         the tests with such names (test*, kunit)"
 	@echo "MAILS='0001*'          the mails with such names (test-series)"
 	@echo 'MINUTES=n SEED=s       how long, and which steps (stress)'
+	@echo "ROWS='test*'            these rows of the table (release-check)"
 
 $(VERBS):
 	@scripts/$@.sh

@@ -220,6 +220,11 @@ TEST_F(reclaim, pressure)
 
 /*
  * A range for which there is not memory enough: the process may have half of it
+ *
+ * The pages are accessed until all of them are active, and the classic LRU only
+ * deactivates some if it knows that: its numbers may be seconds old. Then the
+ * process is killed, here in 20 of 50 runs with Linux 7.3.4, and in none if the
+ * numbers are kept up to date. So this is about the multi-gen LRU.
  */
 #define LIMIT		"6M"
 #define WANTED		(12UL << 20)
@@ -229,6 +234,7 @@ FIXTURE(limit)
 {
 	struct cgroup cgroup;
 	struct memory mem;
+	long old_lru;
 	int dev;
 };
 
@@ -267,6 +273,8 @@ FIXTURE_SETUP(limit)
 	self->dev = device_open();
 	ASSERT_LE(0, self->dev);
 	ASSERT_EQ(0, own_all_pages());
+	self->old_lru = read_number(LRU_GEN);
+	ASSERT_EQ(0, write_number(LRU_GEN, 7));
 	ASSERT_EQ(0, cgroup_enter(&self->cgroup));
 	ASSERT_EQ(0, cgroup_set(&self->cgroup, "memory.max", LIMIT));
 	mem->size = WANTED;
@@ -289,6 +297,7 @@ FIXTURE_TEARDOWN(limit)
 		close(self->dev);
 	memory_unmap(&self->mem);
 	cgroup_leave(&self->cgroup);
+	write_number(LRU_GEN, self->old_lru);
 }
 
 /* How many pages hold anything else than they should, after device_add() of 5? */
