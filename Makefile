@@ -38,7 +38,7 @@ help:
 	@echo "TESTS='fork:*'         the tests with such names (test*, kunit)"
 	@echo "MAILS='0001*'          the mails with such names (test-series)"
 	@echo 'MINUTES=n SEED=s       how long, and which steps (stress)'
-	@echo "ROWS='test*'            these rows of the table (release-check)"
+	@echo "ROWS='test*'           these rows of the table (release-check)"
 
 $(VERBS):
 	@scripts/$@.sh
