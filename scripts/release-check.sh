@@ -16,18 +16,39 @@ BASE=
 
 cd "$TOP"
 logs=$OUT/release-check
-# All that is built and run comes from these. Only lint reads the others.
-files=$({
-	echo "${KERNEL:-}"
-	git ls-files -z -co --exclude-standard -- ':!*.md' |
-		xargs -0 sha256sum
-} | sha256sum)
-if [ "$(cat "$logs/files" 2>/dev/null)" != "$files" ]; then
-	rm -rf "$logs"
-	mkdir -p "$logs"
-	echo "$files" >"$logs/files"
-fi
-rm -f "$logs/table" "$logs/lint.passed"
+mkdir -p "$logs"
+rm -f "$logs/table"
+
+# What only one of the verbs reads. All others come from all that is left; but
+# only lint reads Markdown.
+declare -A own=(
+	[lint]="scripts/lint*"
+	[test-configs]="scripts/test-configs.sh"
+	[test-series]="scripts/test-series.sh scripts/config/w1.config"
+	[test-debug]="scripts/test-debug.sh scripts/kcsan.py"
+	[stress]="scripts/stress.sh"
+	[test-upstream]="scripts/test-upstream.sh scripts/config/upstream*"
+	[coverage]="scripts/coverage* patches/*/not-covered"
+	[bench]="scripts/bench* results"
+)
+
+# What there is to tell whether a row has passed with the same files
+key() {
+	local verb=$1 name paths=() exclude=(':!*.md' ':!scripts/release-check.sh')
+
+	for name in "${!own[@]}"; do
+		if [ "$name" != "$verb" ]; then
+			read -r -a paths <<<"${own[$name]}"
+			exclude+=("${paths[@]/#/:!}")
+		fi
+	done
+	{
+		echo "${KERNEL:-}"
+		git ls-files -z -co --exclude-standard -- "${exclude[@]}" |
+			xargs -0 sha256sum
+	} | sha256sum
+}
+
 unset ARCH FLAVOUR TESTS MAILS
 passed=0
 failed=0
@@ -36,16 +57,19 @@ shopt -s extglob
 
 # run ARGUMENT...: make with these, and a row of the table
 run() {
-	local args=$* start=$SECONDS result=passed totals log row
+	local args=$* start=$SECONDS result=passed totals log row key
 	log=$logs/${args//[ =]/-}.log
 	row=${log%.log}.passed
 
-	if [ -e "$row" ]; then
+	key=$(key "$1")
+	if [ "$1" != lint ] &&
+		[ "$(head -n 1 "$row" 2>/dev/null)" = "$key" ]; then
 		say "make $args: has passed before"
 		passed=$((passed + 1))
-		cat "$row" >>"$logs/table"
+		tail -n +2 "$row" >>"$logs/table"
 		return
 	fi
+	rm -f "$row"
 	# shellcheck disable=SC2254 # it is a pattern
 	case $args in
 	${ROWS:-*}) ;;
@@ -68,9 +92,13 @@ run() {
 		'^([0-9]+ passed, [0-9]+ failed|==> .* checks passed|seed [0-9]+: )' \
 		"$log" | tail -n 1) || true
 	printf '%-28s %-7s %6d s  %s\n' "$args" "$result" \
-		$((SECONDS - start)) "${totals#==> }" >"$row.new"
-	cat "$row.new" >>"$logs/table"
+		$((SECONDS - start)) "${totals#==> }" >"$logs/row"
+	cat "$logs/row" >>"$logs/table"
 	if [ "$result" = passed ]; then
+		{
+			echo "$key"
+			cat "$logs/row"
+		} >"$row.new"
 		mv "$row.new" "$row"
 	fi
 }
