@@ -224,7 +224,7 @@ TEST_F(atomic, words_fork)
  */
 #define CROWD_TURNS	3
 #define CROWD_MIN	2	/* seconds */
-#define CROWD_MAX	60	/* seen: more than 20, with gcov on a busy machine */
+#define CROWD_MAX	20
 
 /* Pages whose first words are added to by a device each turn */
 #define CROWD_PAGES	4
